@@ -1,0 +1,35 @@
+# Two commands for a fresh clone: make demo, make test. PYTHON=python3.12 picks another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+BIN := $(VENV)/bin
+# PyTorch is optional: the tests that compare with it are skipped where it is missing (make TORCH=).
+TORCH ?= $(shell $(PYTHON) -c 'import sys; print("torch==2.13.0" * (sys.version_info[:2] == (3, 11)))')
+
+.PHONY: demo test install lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.tests: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check pytest beartype ruff
+	$(if $(TORCH),-$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH))
+	touch $@
+
+demo: install
+	$(BIN)/python -m surgjax.demo --out $(DEMO)
+
+test: $(VENV)/.tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

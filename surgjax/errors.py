@@ -1,0 +1,66 @@
+"""One way to fail: users' mistakes are one clear line, everything stops with a documented exit code.
+
+| code | meaning                                              |
+|------|------------------------------------------------------|
+| 0    | done                                                 |
+| 1    | a bug, or `check` / `verify` found damage            |
+| 2    | a user's mistake (one line says what, and the fix)   |
+| 75   | SIGTERM: saved, please requeue                       |
+| 130  | Ctrl-C: saved                                        |
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+DAMAGE, USER, REQUEUE, INTERRUPTED = 1, 2, 75, 130
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line: what was found, expected, how to fix."""
+
+
+class Stopped(Exception):
+    """The work was saved and stopped on request.
+
+    Attributes:
+      code: REQUEUE (75) after SIGTERM, INTERRUPTED (130) after Ctrl-C.
+    """
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
+def nearest(word: str, known: object, cutoff: float = 0.6) -> str:
+    """' (did you mean ...?)' for the known word most like `word`, or ''."""
+    import difflib
+
+    found = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=cutoff)
+    return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call `main` and leave the process with its exit code; a UserError prints one line, no traceback.
+
+    SURGJAX_DEBUG=1 keeps tracebacks of user errors too.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        if os.environ.get("SURGJAX_DEBUG") == "1":
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = USER
+    except Stopped as stop:
+        print(str(stop), file=sys.stderr)
+        code = stop.code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.stdout.flush()
+    sys.exit(code)
