@@ -1,0 +1,163 @@
+"""`python -m data_prep check`: what is under a folder, what is odd, what a store would take.
+
+Reads headers and label files, decodes nothing, and ends within half a minute: of a folder too
+large for that it reads a random sample of the headers and says so.
+"""
+
+import argparse
+import os
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from data_prep import sources, tables
+from data_prep.plan import PROBE_THREADS, Settings, expected_frames, frame_bytes, size_on_disk
+from data_prep.shards import parse_fps, show_size, source_of
+from data_prep.sources import Found, Video
+from data_prep.video import Header, Unreadable, probe, stored_size, suffix
+from surgjax.errors import DAMAGE, UserError
+
+HEADER_SECONDS = 15  # for headers
+LABEL_SECONDS = 8  # for label files
+DECODED_PIXELS = 90e6  # a second and core: H.264 at 720p and 1080p
+STORED_FRAMES = 300  # a second and core: shrink, encode, write
+SHOWN = 10  # lines of one kind
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_prep.shards import add_source_arguments
+
+    add_source_arguments(parser)
+    parser.add_argument("--fps", default="1", help="rate of the store to estimate (default 1)")
+    parser.add_argument("--short-side", type=int, default=320, help="pixels (default 320)")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default 90)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0, or 1 when something is damaged. Raises UserError when there is nothing."""
+    settings = Settings(parse_fps(args.fps), args.short_side, args.quality, 1)
+    if not args.root.is_dir():
+        raise UserError(f"--root {args.root} is no folder; expected the one with the videos")
+    if args.dataset is None:
+        args.dataset = sources.detect(args.root)
+    name, about = source_of(args.root, args)
+    source = sources.load(name)
+    found = source.find(args.root, **about)
+    headers = sample_headers(found.videos, HEADER_SECONDS)
+    damage = [f"{row.path}: {row.reason}, {row.detail}" for row in found.refused]
+    damage += [
+        f"{video.path.relative_to(args.root)}: {header.reason}, {header.detail}"
+        for video, header in headers.items()
+        if isinstance(header, Unreadable)
+    ]
+    good = {video: header for video, header in headers.items() if isinstance(header, Header)}
+    odd = list(found.warnings)
+    _check_labels(source, args.root, found, good, odd, damage)
+
+    print(f"{args.root}: {name}, layout {found.layout_status}")
+    if len(headers) < len(found.videos):
+        print(
+            f"  headers of {len(headers)} of {len(found.videos)} videos, chosen at random, were "
+            f"read in {HEADER_SECONDS} s; lengths and sizes are scaled up from them"
+        )
+    _describe(found, good)
+    _estimate(found, headers, good, settings)
+    _list("odd", odd)
+    _list("damaged or refused", damage)
+    if not odd and not damage:
+        print("  nothing odd")
+    known = "" if name == sources.FOLDER else f" --dataset {name}"
+    print(
+        f"next: python -m data_prep shards{known} --root {args.root} --out STORE --fps {args.fps}"
+    )
+    return DAMAGE if damage else 0
+
+
+def sample_headers(videos: list[Video], seconds: float) -> dict[Video, Header | Unreadable]:
+    """Headers of as many videos as can be read in `seconds`, in random order (always the same)."""
+    end = time.monotonic() + seconds
+
+    def one(video: Video) -> tuple[Video, Header | Unreadable] | None:
+        if time.monotonic() > end:
+            return None
+        try:
+            return video, probe(video.path, video.frames_fps)
+        except Unreadable as error:
+            return video, error
+
+    order = random.Random(0).sample(videos, len(videos))
+    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+        read = dict(result for result in pool.map(one, order) if result)
+    return {video: read[video] for video in videos if video in read}
+
+
+def _check_labels(source, root: Path, found: Found, good, odd: list, damage: list) -> None:
+    end, checked = time.monotonic() + LABEL_SECONDS, 0
+    for video, header in good.items():
+        if time.monotonic() > end:
+            odd.append(
+                f"label files of {checked} of {len(good)} videos were compared, no time left"
+            )
+            break
+        checked += 1
+        try:
+            odd += source.check_labels(root, video, header.frames)
+        except UserError as error:
+            damage.append(str(error))
+    ids = {video.video_id for video in found.videos}
+    for name, read in tables.SPANS.items():
+        if (root / f"{name}.csv").exists():
+            try:
+                print(f"  {name}.csv: {len(read(root / f'{name}.csv', ids)):,} rows")
+            except UserError as error:
+                damage.append(str(error))
+
+
+def _describe(found: Found, good: dict[Video, Header]) -> None:
+    scale = len(found.videos) / max(1, len(good))
+    hours = scale * sum(header.seconds for header in good.values()) / 3600
+    size = sum(size_on_disk(video.path) for video in found.videos)
+    print(f"  {len(found.videos)} videos, {hours:.2f} hours, {show_size(size)}")
+    kinds = Counter(
+        "folder of frames" if video.frames_fps else suffix(video.path.name)
+        for video in found.videos
+    )
+    sizes = Counter(f"{header.width}x{header.height}" for header in good.values())
+    rates = Counter(f"{header.fps:g} fps" for header in good.values())
+    for what, counter in (("files", kinds), ("frames", sizes), ("rates", rates)):
+        print(f"  {what}: " + ", ".join(f"{key} ({n})" for key, n in counter.most_common(6)))
+    for task, about in found.tasks.items():
+        print(f"  task {task} ({about['kind']}): {', '.join(about['classes'])}")
+    for split in sorted({name for video in found.videos for name in video.splits}):
+        parts = Counter(video.splits.get(split, "none") for video in found.videos)
+        order = [part for part in ("train", "val", "test", "none") if parts[part]]
+        text = ", ".join(f"{part} {parts[part]}" for part in order)
+        print(f"  split {split} ({found.split_tiers.get(split, 'ours')}): {text}")
+
+
+def _estimate(found: Found, headers, good: dict[Video, Header], settings: Settings) -> None:
+    scale = len(found.videos) / max(1, len(headers))
+    frames = size = work = 0.0
+    for header in good.values():
+        count = expected_frames(header, settings.rate)
+        width, height = stored_size(header.width, header.height, settings.short_side)
+        frames += scale * count
+        size += scale * count * frame_bytes(width * height, settings.quality)
+        pixels = header.frames * header.width * header.height
+        work += scale * (pixels / DECODED_PIXELS + count / STORED_FRAMES)
+    cores = len(os.sched_getaffinity(0))
+    hours = work / cores / 3600
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} min"
+    print(
+        f"  a store at --fps {settings.fps} --short-side {settings.short_side}: about "
+        f"{frames:,.0f} frames, {show_size(size)}, {took} on the {cores} cores here"
+    )
+
+
+def _list(what: str, lines: list[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(f"  {what}: {line}")
+    if len(lines) > SHOWN:
+        print(f"  {what}: and {len(lines) - SHOWN} more")

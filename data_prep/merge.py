@@ -1,0 +1,202 @@
+"""The last step: finished parts become a store.
+
+Everything is derived from the plan and the parts' sidecars, in the plan's order, and store.json
+comes last, so a run that stopped anywhere in here starts over and ends with the same bytes.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_prep import tables
+from data_prep.plan import PARTS, PLAN, Plan
+from data_prep.sources import Found, Refused, Times, Video
+from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
+from surgjax.errors import UserError
+
+QUARANTINE = "quarantine.parquet"
+FLAGS = ["damaged", "dark", "interlaced", "small", "variable_rate"]
+
+
+def merge(plan: Plan, root: Path, out: Path, source, found: Found) -> dict:
+    """Name the shards, write the tables and store.json; returns store.json.
+
+    Args:
+      source: the source module, for the labels.
+    Raises:
+      UserError: no video could be read (quarantine.parquet says why), or labels do not fit.
+    """
+    parts = [_summary(part) for part in _sidecars(plan, out)]
+    refused = plan.refused + [Refused(**row) for part in parts for row in part["refused"]]
+    refused.sort(key=lambda row: (row.video_id, row.path))
+    stored = [video for part in parts for video in part["videos"]]
+    if not stored:
+        quarantine_only(out, refused)
+    by_id = {video.video_id: video for video in found.videos}
+    for video in stored:
+        source.check_labels(root, by_id[video["video_id"]], video["decoded"])
+
+    shards = _name_shards(out, parts)
+    rows = _video_rows(parts, by_id, plan.settings.frames_per_record)
+    splits = sorted({name for video in found.videos for name in video.splits})
+    tables.write_videos(out / "videos.parquet", rows, splits, FLAGS)
+    tables.write_quarantine(out / QUARANTINE, refused)
+    tasks = _write_labels(out, root, source, found, _sidecars(plan, out), by_id)
+    names = ["videos.parquet", QUARANTINE, *(f"labels/{task}.parquet" for task in tasks)]
+    ids = {video.video_id for video in found.videos}
+    for name, read in tables.SPANS.items():
+        if (root / f"{name}.csv").exists() and (spans := read(root / f"{name}.csv", ids)):
+            tables.write_spans(out / f"{name}.parquet", spans)
+            names.append(f"{name}.parquet")
+    names += _write_tfds(out, shards)
+
+    datasets = sorted({row["dataset"] for row in rows})
+    store = {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.name,
+        "settings": plan.settings.describe(),
+        "counts": {
+            "videos": len(rows),
+            "frames": sum(row["frames"] for row in rows),
+            "records": sum(shard["records"] for shard in shards),
+            "quarantined": len(refused),
+        },
+        "licences": {row["dataset"]: row["licence"] for row in rows},
+        "layout_status": dict.fromkeys(datasets, found.layout_status),
+        "tasks": tasks,
+        "sources": [
+            {
+                "source": plan.source,
+                "about": plan.about,
+                "datasets": datasets,
+                "splits": found.split_tiers,
+            }
+        ],
+        "shards": shards,
+        "tables": {name: tables.sha256(out / name) for name in names},
+    }
+    tables.write_text(out / "store.json", json.dumps(store, indent=1) + "\n")
+    clean(out)
+    return store
+
+
+def clean(out: Path) -> None:
+    """Remove what only an unfinished store needs."""
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    (out / PLAN).unlink(missing_ok=True)
+
+
+def quarantine_only(out: Path, refused: list[Refused]) -> None:
+    """Say why there is no store. Always raises UserError."""
+    tables.write_quarantine(out / QUARANTINE, refused)
+    clean(out)
+    first = refused[0]
+    raise UserError(
+        f"none of {len(refused)} videos could be read; {out / QUARANTINE} says why for each (the "
+        f"first: {first.path}, {first.reason}, {first.detail}); no store was written"
+    )
+
+
+def _sidecars(plan: Plan, out: Path) -> Iterator[dict]:
+    for number in range(len(plan.parts)):
+        yield json.loads((out / PARTS / f"{number:05d}.json").read_text(encoding="utf-8"))
+
+
+def _summary(part: dict) -> dict:
+    """The part without its times, which would not fit into memory for a large store."""
+    for video in part["videos"]:
+        video["frames"] = len(video.pop("t_ms"))
+        del video["index"]
+    return part
+
+
+def _name_shards(out: Path, parts: list[dict]) -> list[dict]:
+    shards = [dict(shard) for part in parts for shard in part["shards"]]
+    for number, shard in enumerate(shards):
+        final = SHARD_NAME.format(shard=number, shards=len(shards))
+        if (out / PARTS / shard["file"]).exists():  # else an interrupted merge has named it already
+            os.replace(out / PARTS / shard["file"], out / final)
+        shard["file"] = final
+    return shards
+
+
+def _video_rows(parts: list[dict], by_id: dict[str, Video], frames_per_record: int) -> list[dict]:
+    rows, first = [], 0
+    for part in parts:
+        for video in part["videos"]:
+            about = by_id[video["video_id"]]
+            words = ("video_id", "dataset", "case", "domain", "procedure", "anatomy", "licence")
+            rows.append(
+                {word: getattr(about, word) for word in words}
+                | {name: video[name] for name in ("native_fps", "stored_fps", "width", "height")}
+                | {"frames": video["frames"], "first_record": first}
+                | {f"split_{name}": split for name, split in about.splits.items()}
+                | {f"qc_{flag}": video["flags"][flag] for flag in FLAGS}
+            )
+            first += -(-video["frames"] // frames_per_record)
+    return rows
+
+
+def _write_labels(out, root, source, found: Found, parts, by_id) -> dict[str, dict]:
+    """labels/<task>.parquet of every task that has a label; returns those tasks."""
+    writers = {
+        task: tables.LabelWriter(out / "labels" / f"{task}.parquet", about["kind"])
+        for task, about in found.tasks.items()
+    }
+    used = set()
+    with contextlib.ExitStack() as stack:
+        for writer in writers.values():
+            stack.enter_context(writer)
+        for video in (video for part in parts for video in part["videos"]):
+            times = Times(
+                np.array(video["t_ms"], np.int64),
+                np.array(video["index"], np.int64),
+                video["native_fps"],
+            )
+            for task, labels in source.labels(root, by_id[video["video_id"]], times).items():
+                if len(labels.t_ms):
+                    writers[task].add(video["video_id"], labels)
+                    used.add(task)
+    for task in writers.keys() - used:
+        (out / "labels" / f"{task}.parquet").unlink()
+    if not used:
+        shutil.rmtree(out / "labels", ignore_errors=True)
+    return {task: about for task, about in found.tasks.items() if task in used}
+
+
+def _write_tfds(out: Path, shards: list[dict]) -> list[str]:
+    """dataset_info.json and features.json, so that TensorFlow Datasets reads the store too."""
+    import tensorflow_datasets as tfds
+
+    text = tfds.features.Text  # bytes pass through it undecoded
+    features = tfds.features.FeaturesDict(
+        {
+            "video_id": text(),
+            "first_frame": np.int64,
+            "t_ms": tfds.features.Sequence(np.int64),
+            "frames": tfds.features.Sequence(text()),
+        }
+    )
+    dataset, split = SHARD_NAME.split(".")[0].split("-")
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=out, dataset_name=dataset, split=split, filetype_suffix="array_record"
+    )
+    info = tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=[shard["records"] for shard in shards],
+        num_bytes=sum(shard["bytes"] for shard in shards),
+        filename_template=template,
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=out,
+        features=features,
+        split_infos=[info],
+        filename_template=None,
+        check_data=False,
+    )
+    return ["dataset_info.json", "features.json"]

@@ -1,0 +1,186 @@
+"""The plan of a store: settings, videos and their division into parts, written before any work.
+
+A part is what one worker does in one go: whole videos, in order. Parts depend on the videos and the
+settings only, so the finished store does not depend on who did which part, or how often it stopped.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_prep.sources import Found, Refused, Video
+from data_prep.tables import write_text
+from data_prep.video import Header, Unreadable, probe, stored_size
+from surgjax.data.record import MAX_RECORDS
+from surgjax.errors import UserError
+
+PLAN, PARTS = "plan.json", "parts"
+MIN_RECORDS = 100  # of a part, so that small stores are not thousands of tiny files
+PROBE_THREADS = 8  # opening files waits for the disk most of the time
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the bytes of a store.
+
+    Attributes:
+      fps: stored frames a second, or "native".
+      short_side: pixels; smaller videos keep their size.
+      quality: JPEG quality.
+      frames_per_record: consecutive frames in one record.
+    """
+
+    fps: float | str
+    short_side: int
+    quality: int
+    frames_per_record: int
+
+    @property
+    def rate(self) -> float | None:
+        return None if self.fps == "native" else float(self.fps)
+
+    def describe(self) -> dict:
+        """The `settings` of store.json."""
+        return {**asdict(self), "codec": "jpeg", "resize": "area", "colour_subsampling": "420"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as it is on disk.
+
+    Attributes:
+      name: of the store.
+      source: name of the source module.
+      about: the user's words about own videos (dataset, licence, ...).
+      videos: one dict a video: video_id, path (below the root), bytes, frames and pixels
+        (expected, stored), frames_fps.
+      refused: rows for quarantine.parquet known before decoding.
+      parts: positions in `videos`, part by part.
+    """
+
+    name: str
+    source: str
+    about: dict
+    settings: Settings
+    videos: list[dict]
+    refused: list[Refused]
+    parts: list[list[int]]
+
+    @property
+    def frames(self) -> int:
+        return sum(video["frames"] for video in self.videos)
+
+    @property
+    def bytes(self) -> int:
+        """Expected size of the frames."""
+        quality = self.settings.quality
+        return round(sum(v["frames"] * frame_bytes(v["pixels"], quality) for v in self.videos))
+
+    def write(self, out: Path) -> None:
+        write_text(out / PLAN, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_plan(out: Path) -> Plan:
+    """The plan of an unfinished store. Raises UserError."""
+    try:
+        data = json.loads((out / PLAN).read_text(encoding="utf-8"))
+        data["settings"] = Settings(**data["settings"])
+        data["refused"] = [Refused(**row) for row in data["refused"]]
+        return Plan(**data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{out / PLAN} is damaged ({type(error).__name__}); remove {out} and run again"
+        ) from error
+
+
+def probe_all(
+    videos: list[Video], say: Callable[[int], None] = lambda n: None
+) -> list[Header | Unreadable]:
+    """Header of each video, or why there is none; `say` hears how many are done."""
+
+    def one(video: Video) -> Header | Unreadable:
+        try:
+            return probe(video.path, video.frames_fps)
+        except Unreadable as error:
+            return error
+
+    headers = []
+    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+        for header in pool.map(one, videos):
+            headers.append(header)
+            say(len(headers))
+    return headers
+
+
+def make_plan(
+    name: str,
+    source: str,
+    about: dict,
+    settings: Settings,
+    root: Path,
+    found: Found,
+    headers: list[Header | Unreadable],
+) -> Plan:
+    """Divide the readable videos into parts of at most MAX_RECORDS records, or one long video."""
+    videos, refused = [], list(found.refused)
+    for video, header in zip(found.videos, headers, strict=True):
+        path = str(video.path.relative_to(root))
+        if isinstance(header, Unreadable):
+            refused.append(Refused(video.video_id, path, header.reason, header.detail))
+            continue
+        width, height = stored_size(header.width, header.height, settings.short_side)
+        videos.append(
+            {
+                "video_id": video.video_id,
+                "path": path,
+                "bytes": size_on_disk(video.path),
+                "frames": expected_frames(header, settings.rate),
+                "pixels": width * height,
+                "frames_fps": video.frames_fps,
+            }
+        )
+    records = [-(-video["frames"] // settings.frames_per_record) for video in videos]
+    # Some 64 parts keep many workers busy.
+    limit = min(MAX_RECORDS, max(MIN_RECORDS, sum(records) // 64))
+    parts, used = [], limit + 1
+    for i, count in enumerate(records):
+        if used + count > limit:
+            parts.append([])
+            used = 0
+        parts[-1].append(i)
+        used += count
+    return Plan(name, source, about, settings, videos, refused, parts)
+
+
+def expected_frames(header: Header, rate: float | None) -> int:
+    """Stored frames at `rate` (None: native), by the header."""
+    if rate is None or rate >= header.fps:
+        return header.frames
+    return max(1, math.ceil(header.seconds * rate - 1e-6))
+
+
+def frame_bytes(pixels: int, quality: int) -> float:
+    """Bytes of a stored frame, fitted to laparoscopy of 96 to 720 lines, quality 80 to 95."""
+    return 4.3 * pixels**0.75 * 2 ** ((quality - 90) / (18 if quality < 90 else 9.5))
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder of frames."""
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+    return path.stat().st_size
+
+
+def differences(plan: Plan, name: str, source: str, about: dict, settings: Settings) -> list[str]:
+    """What the plan on disk and this command disagree about, in the user's words."""
+    old = {"name": plan.name, "source": plan.source, **plan.about, **asdict(plan.settings)}
+    new = {"name": name, "source": source, **about, **asdict(settings)}
+    return [
+        f"{key.replace('_', '-')} {old.get(key, 'none')} there, {new.get(key, 'none')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

@@ -1,0 +1,184 @@
+"""One file a dataset: where its videos and labels are, and what they are called.
+
+A source module offers
+
+    find(root, **overrides) -> Found                  the videos under a root; reads no video
+    labels(root, video, times) -> {task: LabelTable}  the labels of stored frames
+    check_labels(root, video, frames) -> [warning]    whether the label files fit the video
+    recognises(root) -> bool                          whether a root has this layout
+
+`overrides` are what a user may say about the videos: domain, procedure, anatomy, licence.
+"""
+
+import csv
+import functools
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from surgjax.errors import UserError, nearest
+
+FOLDER = "folder"  # the source of everything that has no known layout
+
+
+@dataclass(frozen=True)
+class Video:
+    """A recording of a source.
+
+    Attributes:
+      video_id: unique in a store: the path below the root without suffix, '/' kept.
+      path: the file, or the folder of frames.
+      case: `<dataset>/<case>`; videos of one operation share it.
+      splits: split name -> train, val or test.
+      frames_fps: rate of a folder of frames; None for files.
+    """
+
+    video_id: str
+    path: Path
+    dataset: str
+    case: str
+    domain: str
+    procedure: str
+    anatomy: str
+    licence: str
+    splits: dict[str, str] = field(default_factory=dict, hash=False)
+    frames_fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is never opened or could not be read: a row of quarantine.parquet."""
+
+    video_id: str
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source has.
+
+    Attributes:
+      tasks: task -> {"kind": one_of_n | multi_label | score, "classes": names in order}.
+      layout_status: "verified" when the layout is known from the data itself, else "assumed".
+      split_tiers: split name -> who defined it: official, community, paper-release or ours.
+    """
+
+    videos: list[Video]
+    refused: list[Refused] = field(default_factory=list)
+    tasks: dict[str, dict] = field(default_factory=dict)
+    layout_status: str = "verified"
+    split_tiers: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Times:
+    """The stored frames of one video.
+
+    Attributes:
+      t_ms: (n,) int64, milliseconds from the first frame.
+      index: (n,) int64, frame number in the recording.
+      native_fps: rate of the recording.
+    """
+
+    t_ms: np.ndarray
+    index: np.ndarray
+    native_fps: float
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Labels of some stored frames: `label` (n,) int32 or `values` (n, classes) float32."""
+
+    t_ms: np.ndarray
+    label: np.ndarray | None = None
+    values: np.ndarray | None = None
+
+
+def known() -> list[str]:
+    """Names of all sources."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name: str) -> ModuleType:
+    """The source called `name`. Raises UserError naming the nearest."""
+    if name not in known():
+        raise UserError(
+            f"unknown dataset {name!r}{nearest(name, known())}; known: {', '.join(known())}. "
+            f"For your own videos use --videos DIR, with any --dataset name"
+        )
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def detect(root: Path) -> str:
+    """Name of the source whose layout `root` has; "folder" for anything else."""
+    for name in known():
+        if name != FOLDER and load(name).recognises(root):
+            return name
+    return FOLDER
+
+
+def read_rows(
+    path: Path, required: list[str], optional: tuple[str, ...] = ()
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """("file, row N", values) of a csv file with a header line.
+
+    Raises:
+      UserError: not UTF-8, columns missing or unknown, a row of another length.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path.name}: not UTF-8 text ({error.reason}); save it as UTF-8"
+        ) from error
+    rows = csv.reader(lines)
+    header = [name.strip() for name in next(rows, [])]
+    missing = [name for name in required if name not in header]
+    strange = [name for name in header if name not in required and name not in optional]
+    if missing or strange or len(set(header)) < len(header):
+        raise UserError(
+            f"{path.name}: columns are {','.join(header) or 'none'}; expected {','.join(required)}"
+            + (f" and perhaps {','.join(optional)}" if optional else "")
+        )
+    for row in rows:
+        if not row:
+            continue
+        where = f"{path.name}, row {rows.line_num}"
+        if len(row) != len(header):
+            raise UserError(f"{where}: {len(row)} values; expected {len(header)}")
+        yield where, dict(zip(header, (value.strip() for value in row), strict=True))
+
+
+def number(value: str, where: str, name: str) -> float:
+    """`value` as a finite, non-negative number. Raises UserError."""
+    try:
+        result = float(value)
+    except ValueError:
+        result = -1.0
+    if not 0 <= result < float("inf"):
+        raise UserError(f"{where}: {name} is {value!r}; expected a number of at least 0")
+    return result
+
+
+def cached_by_file(function):
+    """Remember the last few results of `function(path, ...)` until the file changes."""
+
+    @functools.lru_cache(maxsize=4)
+    def remembered(path: Path, stamp: tuple, *arguments):
+        return function(path, *arguments)
+
+    @functools.wraps(function)
+    def call(path: Path, *arguments):
+        status = os.stat(path)
+        return remembered(path, (status.st_size, status.st_mtime_ns), *arguments)
+
+    return call

@@ -1,0 +1,208 @@
+"""Your own videos: every video file and every folder of jpg/png frames below a root.
+
+Optional files beside them, in the root:
+
+    labels.csv    video,start,end,label   seconds; a frame at t has the label when start <= t < end
+                  video,t,label           seconds; the frame on screen at t has the label
+                  and perhaps a column `task` (default "label"); `video` is the path below the root,
+                  with or without its suffix
+    captions.csv  video_id,start_ms,end_ms,level,text
+    clips.csv     video_id,start_ms,end_ms and perhaps label,weight
+"""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.sources import (
+    Found,
+    LabelTable,
+    Refused,
+    Times,
+    Video,
+    cached_by_file,
+    number,
+    read_rows,
+)
+from data_prep.video import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES, suffix
+from surgjax.errors import UserError, nearest
+
+
+def recognises(root: Path) -> bool:
+    return True
+
+
+def find(
+    root: Path,
+    *,
+    dataset: str = "own",
+    domain: str = "unknown",
+    procedure: str = "unknown",
+    anatomy: str = "unknown",
+    licence: str = "NOASSERTION",
+    frames_fps: float = 1.0,
+) -> Found:
+    """Everything below `root`. Links that leave it and playlists are refused, never opened.
+
+    Args:
+      licence: SPDX identifier; NOASSERTION is SPDX's word for not stated.
+      frames_fps: rate of folders of frames.
+    Raises:
+      UserError: no videos.
+    """
+    paths, refused = walk(root)
+    if not paths and not refused:
+        raise UserError(
+            f"no videos in {root}: expected files such as .mp4, .avi or .mkv, or folders of jpg "
+            f"or png frames; check --videos"
+        )
+    about = dict(
+        dataset=dataset, domain=domain, procedure=procedure, anatomy=anatomy, licence=licence
+    )
+    videos = [
+        Video(
+            name,
+            path,
+            case=f"{dataset}/{name}",
+            frames_fps=frames_fps if path.is_dir() else None,
+            **about,
+        )
+        for name, path in _names(root, paths)
+    ]
+    known = {video.video_id for video in videos}
+    tasks = {}
+    if (root / "labels.csv").exists():
+        labels = _read_labels(root / "labels.csv")
+        tasks = {
+            task: {"kind": "one_of_n", "classes": classes}
+            for task, classes in sorted(labels.classes.items())
+        }
+        by_path = {str(path.relative_to(root)): name for name, path in _names(root, paths)}
+        for name, where in labels.first_row.items():
+            if name not in known and name not in by_path:
+                raise UserError(f"{where}: no video {name!r} below the root{nearest(name, known)}")
+    return Found(videos, refused, tasks)
+
+
+def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
+    """Labels from labels.csv, if there is one. Raises UserError where two rows name one frame."""
+    if not (root / "labels.csv").exists():
+        return {}
+    rows = _read_labels(root / "labels.csv")
+    names = (video.video_id, str(video.path.relative_to(root)))
+    tables = {}
+    for task, classes in rows.classes.items():
+        label = np.full(len(times.t_ms), -1, np.int32)
+        for where, start, end, name in (
+            r for n in dict.fromkeys(names) for r in rows.of.get((n, task), ())
+        ):
+            if end is None:
+                half = 500 / times.native_fps if times.native_fps else 1
+                hit = np.abs(times.t_ms - 1000 * start) <= half + 0.5
+                if hit.sum() > 1:  # exactly between two frames: the earlier one is on screen
+                    hit &= np.arange(len(hit)) == np.argmax(hit)
+            else:
+                hit = (times.t_ms >= round(1000 * start)) & (times.t_ms < round(1000 * end))
+            new = classes.index(name)
+            if np.any((label[hit] != -1) & (label[hit] != new)):
+                raise UserError(
+                    f"{where}: overlaps an earlier row with another label; a frame has one"
+                )
+            label[hit] = new
+        some = label >= 0
+        if some.any():
+            tables[task] = LabelTable(times.t_ms[some], label=label[some])
+    return tables
+
+
+def check_labels(root: Path, video: Video, frames: float) -> list[str]:
+    return []
+
+
+def walk(root: Path) -> tuple[list[Path], list[Refused]]:
+    """Video files and folders of frames below `root` in order, and what is refused unopened."""
+    paths, refused = [], []
+
+    def refuses(path: Path) -> bool:
+        if detail := _objection(path, root):
+            # A name that is no UTF-8 cannot be kept in a table as it is.
+            name = str(path.relative_to(root)).encode("utf-8", "backslashreplace").decode()
+            refused.append(Refused(os.path.splitext(name)[0], name, "refused", detail))
+        return bool(detail)
+
+    for here, folders, files in os.walk(root):
+        here = Path(here)
+        folders[:] = sorted(n for n in folders if n[0] != "." and not refuses(here / n))
+        files = sorted(name for name in files if name[0] != ".")
+        videos = [name for name in files if suffix(name) in VIDEO_SUFFIXES | PLAYLIST_SUFFIXES]
+        paths += [here / name for name in videos if not refuses(here / name)]
+        images = [n for n in files if suffix(n) in IMAGE_SUFFIXES and not (here / n).is_symlink()]
+        if images and not videos:  # pictures beside videos are thumbnails
+            paths.append(here)
+    return sorted(paths), sorted(refused, key=lambda row: row.path)
+
+
+def _objection(path: Path, root: Path) -> str | None:
+    """Why a file or folder below `root` is not even opened; None for most."""
+    if path.is_symlink():
+        try:
+            if not path.resolve(strict=True).is_relative_to(root.resolve()):
+                return "a link that leaves the folder"
+        except (OSError, RuntimeError):
+            return "a link to nothing"
+    if not str(path.relative_to(root)).isprintable():
+        return "the name holds characters that cannot be printed"
+    if suffix(path.name) in PLAYLIST_SUFFIXES:
+        return "a playlist names other files or addresses"
+    return None
+
+
+def _names(root: Path, paths: list[Path]) -> list[tuple[str, Path]]:
+    """(video_id, path); where two videos differ in their suffix only, both keep it."""
+
+    def plain(path: Path) -> str:
+        name = str(path.relative_to(root))
+        return (
+            (name if name != "." else root.resolve().name)
+            if path.is_dir()
+            else os.path.splitext(name)[0]
+        )
+
+    seen = [plain(path) for path in paths]
+    count = Counter(seen)
+    return [
+        (name if count[name] == 1 else str(path.relative_to(root)), path)
+        for name, path in zip(seen, paths, strict=True)
+    ]
+
+
+class _Labels:
+    """labels.csv in memory: rows by (video, task), classes by task, first row of each video."""
+
+    def __init__(self):
+        self.of, self.classes, self.first_row = {}, {}, {}
+
+
+@cached_by_file
+def _read_labels(path: Path) -> _Labels:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        points = "t" in file.readline().strip().split(",")
+    columns = ["video", "t", "label"] if points else ["video", "start", "end", "label"]
+    result = _Labels()
+    for where, row in read_rows(path, columns, ("task",)):
+        start = number(row["t" if points else "start"], where, "t" if points else "start")
+        end = None if points else number(row["end"], where, "end")
+        if end is not None and end <= start:
+            raise UserError(f"{where}: end {end:g} is not after start {start:g}")
+        if not row["label"] or not row["video"]:
+            raise UserError(f"{where}: video or label is empty")
+        task = row.get("task") or "label"
+        if not task.isidentifier():
+            raise UserError(f"{where}: task {task!r} is no plain name; use letters, digits and _")
+        result.of.setdefault((row["video"], task), []).append((where, start, end, row["label"]))
+        result.classes.setdefault(task, set()).add(row["label"])
+        result.first_row.setdefault(row["video"], where)
+    result.classes = {task: sorted(names) for task, names in result.classes.items()}
+    return result

@@ -1,0 +1,154 @@
+"""The store's tables: written whole or not at all, checked where a person wrote the source.
+
+Every file is written under a temporary name in its own folder, flushed to disk and renamed.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.sources import LabelTable, Refused, number, read_rows
+from surgjax.data.record import VIDEO_COLUMNS
+from surgjax.errors import UserError, nearest
+
+ROWS_IN_MEMORY = 1_000_000  # rows of a label table gathered before they are written
+MAX_TEXT = 10_000  # characters of a caption
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when the block ends without an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_videos(path: Path, rows: list[dict], splits: list[str], flags: list[str]) -> None:
+    """videos.parquet: VIDEO_COLUMNS, then split_<name> and qc_<flag>."""
+    columns = {name: pa.type_for_alias(kind) for name, kind in VIDEO_COLUMNS.items()}
+    columns |= {f"split_{name}": pa.string() for name in splits}
+    columns |= {f"qc_{name}": pa.bool_() for name in flags}
+    _write(path, rows, pa.schema(columns))
+
+
+def write_quarantine(path: Path, rows: list[Refused]) -> None:
+    """quarantine.parquet: video_id, path below the root, reason, detail."""
+    schema = pa.schema({name: pa.string() for name in ("video_id", "path", "reason", "detail")})
+    _write(path, [vars(row) for row in rows], schema)
+
+
+def _write(path: Path, rows: list[dict], schema: pa.Schema) -> None:
+    with whole(path) as part:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
+
+
+class LabelWriter:
+    """labels/<task>.parquet, one video after another."""
+
+    def __init__(self, path: Path, kind: str):
+        self.values = kind != "one_of_n"
+        column = ("values", pa.list_(pa.float32())) if self.values else ("label", pa.int32())
+        self.schema = pa.schema([("video_id", pa.string()), ("t_ms", pa.int64()), column])
+        self.tables: list[pa.Table] = []
+        self.rows = 0
+        self._whole = whole(path)
+        self._writer = None
+
+    def __enter__(self) -> "LabelWriter":
+        self._writer = pq.ParquetWriter(self._whole.__enter__(), self.schema)
+        return self
+
+    def add(self, video_id: str, labels: LabelTable) -> None:
+        if self.values:
+            width = labels.values.shape[1]
+            offsets = np.arange(len(labels.t_ms) + 1, dtype=np.int32) * width
+            column = pa.ListArray.from_arrays(
+                offsets, pa.array(labels.values.ravel(), pa.float32())
+            )
+        else:
+            column = pa.array(labels.label, pa.int32())
+        name = pa.array([video_id] * len(labels.t_ms), pa.string())
+        t_ms = pa.array(labels.t_ms, pa.int64())
+        self.tables.append(pa.Table.from_arrays([name, t_ms, column], schema=self.schema))
+        self.rows += len(labels.t_ms)
+        if self.rows >= ROWS_IN_MEMORY:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.tables:
+            self._writer.write_table(pa.concat_tables(self.tables).combine_chunks())
+        self.tables, self.rows = [], 0
+
+    def __exit__(self, *error) -> None:
+        try:
+            if error[0] is None:
+                self._flush()
+        finally:
+            self._writer.close()
+            self._whole.__exit__(*error)
+
+
+def captions(path: Path, videos: set[str]) -> list[dict]:
+    """Rows of captions.csv. Raises UserError naming the first bad row."""
+    rows = []
+    for where, row in read_rows(path, ["video_id", "start_ms", "end_ms", "level", "text"]):
+        row |= _span(row, where, videos)
+        for name in ("level", "text"):
+            if not row[name] or "\0" in row[name] or len(row[name]) > MAX_TEXT:
+                raise UserError(f"{where}: {name} is empty or longer than {MAX_TEXT} characters")
+        rows.append(row)
+    return rows
+
+
+def clips(path: Path, videos: set[str]) -> list[dict]:
+    """Rows of clips.csv. Raises UserError naming the first bad row."""
+    rows = []
+    for where, row in read_rows(path, ["video_id", "start_ms", "end_ms"], ("label", "weight")):
+        row |= _span(row, where, videos)
+        if "weight" in row:
+            row["weight"] = number(row["weight"], where, "weight")
+        rows.append(row)
+    return rows
+
+
+def write_spans(path: Path, rows: list[dict]) -> None:
+    """captions.parquet or clips.parquet, in the order of the csv file."""
+    kinds = {"start_ms": pa.int64(), "end_ms": pa.int64(), "weight": pa.float64()}
+    _write(path, rows, pa.schema({name: kinds.get(name, pa.string()) for name in rows[0]}))
+
+
+SPANS: dict[str, Callable[[Path, set[str]], list[dict]]] = {"captions": captions, "clips": clips}
+
+
+def _span(row: dict[str, str], where: str, videos: set[str]) -> dict[str, int]:
+    if row["video_id"] not in videos:
+        raise UserError(f"{where}: no video {row['video_id']!r}{nearest(row['video_id'], videos)}")
+    start, end = (number(row[name], where, name) for name in ("start_ms", "end_ms"))
+    if not start < end or start % 1 or end % 1:
+        raise UserError(
+            f"{where}: start_ms {row['start_ms']}, end_ms {row['end_ms']}; expected whole "
+            f"milliseconds, end after start"
+        )
+    return {"start_ms": int(start), "end_ms": int(end)}

@@ -1,0 +1,253 @@
+"""`python -m data_prep verify`: is a store what was written?
+
+Every file is compared with its digest in store.json, and records of every shard are decoded. With
+--against-source N, N random frames and their labels are made again from the recordings, which
+--root names, because a store keeps no paths.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import simplejpeg
+from array_record.python import array_record_module
+
+from data_prep import sources, tables
+from data_prep.sources import Times
+from data_prep.video import Seen, Unreadable, kept_frames
+from surgjax.data.record import SCHEMA_VERSION, parse
+from surgjax.data.store import Store, open_store
+from surgjax.errors import DAMAGE, UserError
+
+DECODED = 500  # records decoded of each shard, evenly spaced
+SAME_PSNR = 35.0  # dB; other versions of the decoder change pixels slightly, other frames much more
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, help="folder of the store")
+    parser.add_argument(
+        "--against-source", type=int, default=0, metavar="N", help="compare N random frames"
+    )
+    parser.add_argument("--root", "--source", "--videos", dest="root", type=Path, help="recordings")
+    parser.add_argument("--seed", type=int, default=0, help="which frames are compared")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0, or 1 with a line for each damage. Raises UserError when there is no store."""
+    if args.against_source and args.root is None:
+        raise UserError("--against-source needs --root: the folder of the recordings")
+    if not (args.store / "store.json").is_file():
+        raise UserError(
+            f"no store at {args.store}: store.json is missing; give the --out of "
+            f"`python -m data_prep shards`, and run that command again if it was interrupted"
+        )
+    damage = list(check_store(args.store))
+    compared = 0
+    if args.against_source and not damage:
+        store = open_store(args.store)
+        compared = min(args.against_source, int(store.frames.sum()))
+        damage += check_against(store, args.root, compared, args.seed)
+    for line in damage:
+        print(f"damaged: {line}")
+    if damage:
+        print(f"{args.store}: {len(damage)} problems; prepare it again, or copy it again")
+        return DAMAGE
+    also = f", {compared} frames equal to their recordings" if args.against_source else ""
+    print(f"{args.store}: every digest, table and decoded record is right{also}")
+    return 0
+
+
+def check_store(path: Path) -> Iterator[str]:
+    """One line for each file or record of a store that is not what was written.
+
+    Raises:
+      UserError: the store's schema is newer than this reader.
+    """
+    try:
+        store = json.loads((path / "store.json").read_text(encoding="utf-8"))
+        version, shards, digests = store["schema_version"], store["shards"], store["tables"]
+        counts, n = store["counts"], store["settings"]["frames_per_record"]
+    except (ValueError, LookupError, TypeError) as error:
+        yield f"store.json cannot be read ({type(error).__name__})"
+        return
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema {version}, newer than {SCHEMA_VERSION}; update surgjax to read it"
+        )
+    damaged = False
+    for name, digest in digests.items():
+        if problem := _digest_problem(path / name, digest):
+            damaged = True
+            yield f"{name} {problem}"
+    for shard in shards:
+        if problem := _digest_problem(path / shard["file"], shard["sha256"]):
+            damaged = True
+            yield f"{shard['file']} {problem}"
+    if damaged:
+        return  # what the files say no longer means anything
+    videos = pq.read_table(path / "videos.parquet").to_pylist()
+    expected = {
+        "videos": len(videos),
+        "frames": sum(video["frames"] for video in videos),
+        "records": sum(shard["records"] for shard in shards),
+    }
+    for what, count in expected.items():
+        if counts[what] != count:
+            yield f"store.json counts {counts[what]} {what}, its files hold {count}"
+    if expected["records"] != sum(-(-video["frames"] // n) for video in videos):
+        yield "videos.parquet and the shards hold different numbers of records"
+        return
+    first = 0
+    for shard in shards:
+        yield from _shard_problems(path / shard["file"], shard["records"], first, videos, n)
+        first += shard["records"]
+    yield from _label_problems(path, store["tasks"], videos)
+
+
+def check_against(store: Store, root: Path, count: int, seed: int) -> list[str]:
+    """One line for each of `count` random frames, or its labels, that the recordings contradict.
+
+    Raises:
+      UserError: `root` holds none of the videos.
+    """
+    about = store.meta["sources"][0]
+    source = sources.load(about["source"])
+    if not root.is_dir():
+        raise UserError(f"--root {root} is no folder; expected the folder of the recordings")
+    found = {video.video_id: video for video in source.find(root, **about["about"]).videos}
+    ids = store.videos["video_id"]
+    if not any(str(name) in found for name in ids):
+        raise UserError(f"none of the store's {len(ids)} videos is in {root}; check --root")
+    ends = np.cumsum(store.frames)
+    frames = np.sort(np.random.default_rng(seed).choice(int(ends[-1]), count, replace=False))
+    which = np.searchsorted(ends, frames, side="right")
+    labels = {task: store.labels(task) for task in store.meta["tasks"]}
+    problems = []
+    for video in np.unique(which):
+        name = str(ids[video])
+        wanted = frames[which == video] - (ends[video] - store.frames[video])
+        if name not in found:
+            problems.append(f"{name}: not in {root}")
+            continue
+        problems += _compare(store, int(video), name, wanted, source, root, found[name], labels)
+    return problems
+
+
+def _digest_problem(path: Path, digest: str) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    return None if tables.sha256(path) == digest else "has other bytes than were written"
+
+
+def _shard_problems(path: Path, count: int, first: int, videos, n: int) -> Iterator[str]:
+    starts = np.array([video["first_record"] for video in videos])
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path))
+        if reader.num_records() != count:
+            yield f"{path.name} holds {reader.num_records()} records, store.json says {count}"
+            return
+        for i in range(0, count, max(1, count // DECODED)):
+            video = videos[int(np.searchsorted(starts, first + i, side="right")) - 1]
+            reader.seek(i)
+            problem = _record_problem(reader.read(), video, (first + i - video["first_record"]) * n)
+            if problem:
+                yield f"{path.name}, record {i}: {problem}"
+        reader.close()
+    except (RuntimeError, ValueError) as error:
+        yield f"{path.name} cannot be read ({type(error).__name__})"
+
+
+def _record_problem(data: bytes, video: dict, first_frame: int) -> str | None:
+    try:
+        record = parse(data)
+        shapes = {simplejpeg.decode_jpeg(frame).shape for frame in record.frames}
+    except ValueError as error:
+        return str(error)
+    if (record.video_id, record.first_frame) != (video["video_id"], first_frame):
+        return (
+            f"holds {record.video_id} from frame {record.first_frame}, "
+            f"expected {video['video_id']} from {first_frame}"
+        )
+    if shapes != {(video["height"], video["width"], 3)}:
+        return f"frames of {shapes}, expected {video['height']} x {video['width']}"
+    if len(record.t_ms) != len(record.frames) or np.any(np.diff(record.t_ms) <= 0):
+        return "its times do not increase frame by frame"
+    return None
+
+
+def _label_problems(path: Path, tasks: dict[str, dict], videos: list[dict]) -> Iterator[str]:
+    names = {video["video_id"] for video in videos}
+    for task, about in tasks.items():
+        table = pq.read_table(path / "labels" / f"{task}.parquet")
+        if strange := set(table["video_id"].unique().to_pylist()) - names:
+            yield f"labels/{task}.parquet names {min(strange)}, which is no video of the store"
+        if "label" in table.column_names:
+            label = table["label"].to_numpy()
+            if np.any((label < 0) | (label >= len(about["classes"]))):
+                yield f"labels/{task}.parquet holds classes that store.json does not name"
+
+
+def _compare(store, video, name, wanted, source, root, recording, labels) -> list[str]:
+    settings = store.meta["settings"]
+    rate = None if settings["fps"] == "native" else float(settings["fps"])
+    stored = dict(zip(wanted.tolist(), store.read(video, wanted), strict=True))
+    t_ms = dict(zip(wanted.tolist(), store.read_times(video, wanted), strict=True))
+    made, problems = {}, []
+    try:
+        frames = kept_frames(
+            recording.path,
+            fps=rate,
+            short_side=settings["short_side"],
+            seen=Seen(),
+            frames_fps=recording.frames_fps,
+        )
+        for position, frame in enumerate(frames):
+            if position in stored:
+                made[position] = frame
+            if position >= wanted[-1]:
+                break
+        frames.close()
+    except Unreadable as error:
+        return [f"{name}: the recording cannot be read any more ({error.reason})"]
+    for position, jpeg in stored.items():
+        where = f"{name}, frame {position} at {t_ms[position]} ms"
+        if position not in made:
+            problems.append(f"{where}: the recording ends before it")
+            continue
+        again = simplejpeg.encode_jpeg(made[position].image, settings["quality"], "RGB", "420")
+        ours, theirs = simplejpeg.decode_jpeg(jpeg), simplejpeg.decode_jpeg(again)
+        if ours.shape != theirs.shape or psnr(ours, theirs) < SAME_PSNR:
+            problems.append(f"{where}: other picture than the recording's")
+        if t_ms[position] != made[position].t_ms:
+            problems.append(f"{where}: at {made[position].t_ms} ms in the recording")
+    got = sorted(made)
+    times = Times(
+        np.array([made[i].t_ms for i in got], np.int64),
+        np.array([made[i].index for i in got], np.int64),
+        float(store.videos["native_fps"][video]),
+    )
+    fresh = source.labels(root, recording, times)
+    for task, columns in labels.items():
+        ours = _labels_at(columns, video, times.t_ms)
+        table = fresh.get(task)
+        rows = [] if table is None else table.label if table.values is None else table.values
+        theirs = {} if table is None else {int(t): x for t, x in zip(table.t_ms, rows, strict=True)}
+        for t in times.t_ms.tolist():
+            if (t in ours) != (t in theirs) or t in ours and not np.array_equal(ours[t], theirs[t]):
+                problems.append(f"{name} at {t} ms: other {task} label than in the source")
+    return problems
+
+
+def _labels_at(columns: dict, video: int, t_ms: np.ndarray) -> dict[int, np.ndarray]:
+    some = (columns["video"] == video) & np.isin(columns["t_ms"], t_ms)
+    values = columns["label"] if "label" in columns else columns["values"]
+    return {int(columns["t_ms"][i]): values[i] for i in np.flatnonzero(some)}
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures of one shape, decibels."""
+    error = np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)
+    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))

@@ -1,0 +1,30 @@
+"""What a batch holds, in one place. Normalisation, masks and targets happen on the device."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+# name -> (axes, dtype). video: RGB, 0 to 255. index: global sample index, the key of a sample's
+# randomness on the device.
+BATCH = {
+    "video": (("b", "t", "h", "w", "c"), np.uint8),
+    "index": (("b",), np.int64),
+}
+
+
+def check(batch: Mapping[str, np.ndarray], **sizes: int) -> None:
+    """Raise ValueError unless `batch` is as BATCH says; `sizes` fixes axes by name, as in b=8."""
+    if set(batch) != set(BATCH):
+        raise ValueError(f"batch has {sorted(batch)}, expected {sorted(BATCH)}")
+    sizes = dict(sizes)
+    for name, (axes, dtype) in BATCH.items():
+        array = batch[name]
+        if array.dtype != dtype or array.ndim != len(axes):
+            raise ValueError(
+                f"{name} is {array.dtype} with {array.ndim} axes, expected {np.dtype(dtype)} {axes}"
+            )
+        for axis, size in zip(axes, array.shape, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise ValueError(f"{name} has {axis}={size}, expected {axis}={sizes[axis]}")
+    if sizes["c"] != 3:
+        raise ValueError(f"video has {sizes['c']} channels, expected 3 (RGB)")

@@ -1,0 +1,155 @@
+"""From rows of the plan to pixels: every stored frame a window needs is read and decoded once."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+
+from surgjax.data import transforms
+from surgjax.data.plan import ClipShape, Plan
+from surgjax.data.store import Store, Whole
+from surgjax.errors import UserError
+
+Augment = Literal["multiscale", "centre"]
+# What a damaged record raises: array_record RuntimeError, protobuf and simplejpeg ValueError.
+UNREADABLE = (RuntimeError, ValueError)
+ATTEMPTS = 32
+READ_AHEAD = 16  # frames
+
+_buffers = threading.local()
+
+
+class Unreadable(Exception):
+    """A record that cannot be read or decoded.
+
+    Attributes:
+      frame: stored frame of the video.
+    """
+
+    def __init__(self, frame: int, reason: str):
+        super().__init__(reason)
+        self.frame = frame
+
+
+def decode_clip(
+    store: Store, row: np.void | np.ndarray, clip: ClipShape, augment: Augment = "centre"
+) -> UInt8[np.ndarray, "t h w c"]:
+    """Pixels of one sample, RGB.
+
+    Args:
+      row: a scalar with the fields video, start and, for "multiscale", crop_seed of plan.ROW. A
+        clip that reaches over an end of the video repeats the frame there.
+      augment: "multiscale" (VideoMAE's training crop) or "centre".
+
+    Raises:
+      Unreadable: a record of it is damaged.
+    """
+    out = np.empty((1, clip.frames, clip.size, clip.size, 3), np.uint8)
+    decode_window(store, np.asarray(row)[None], clip, augment, out)
+    return out[0]
+
+
+def decode_window(
+    store: Store,
+    rows: np.ndarray,
+    clip: ClipShape,
+    augment: Augment,
+    out: UInt8[np.ndarray, "k t h w c"],
+) -> int:
+    """Write the k clips of a window (rows (k,) of one video) into `out`.
+
+    Returns:
+      The number of frames decoded, each once however many clips show it.
+
+    Raises:
+      Unreadable: a record is damaged.
+    """
+    video = int(rows["video"][0])
+    offsets = np.arange(clip.frames) * clip.stride_in(store, video)
+    wanted = np.clip(rows["start"][:, None] + offsets, 0, store.frames[video] - 1)
+    uses: dict[int, list[tuple[int, int]]] = {}
+    for (j, t), frame in np.ndenumerate(wanted):
+        uses.setdefault(int(frame), []).append((j, t))
+    jpegs = _jpegs(store, video, list(uses))
+    shape, boxes = None, None
+    for frame, places in uses.items():
+        try:
+            picture = _decode(next(jpegs), shape)
+        except UNREADABLE as error:
+            raise Unreadable(frame, str(error)) from error
+        if shape is None:
+            shape = picture.shape
+            boxes = [_box(shape, clip.size, augment, seed) for seed in rows["crop_seed"]]
+        for j, t in places:
+            transforms.resize(picture, boxes[j], out[j, t])
+    return len(uses)
+
+
+def decode_rows(
+    stores: list[Store],
+    plan: Plan,
+    rows: np.ndarray,
+    augment: Augment,
+    out: UInt8[np.ndarray, "k t h w c"],
+    on_bad: Callable[[int, int, int, str], None],
+) -> tuple[np.ndarray, int]:
+    """`decode_window` with deterministic substitution of windows that cannot be read.
+
+    Args:
+      on_bad: called with (store, video, frame, reason) for each damaged record met.
+
+    Returns:
+      The rows delivered (k,) and the number of frames decoded.
+
+    Raises:
+      UserError: ATTEMPTS stand-ins in a row are unreadable too.
+    """
+    number = int(rows["store"][0])
+    delivered = rows
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            count = decode_window(stores[number], delivered, plan.clip, augment, out)
+            return delivered, count
+        except Unreadable as error:
+            on_bad(number, int(delivered["video"][0]), error.frame, str(error))
+            delivered = plan.substitute(rows, attempt)
+    raise UserError(
+        f"{ATTEMPTS} samples of {stores[number].path} in a row cannot be read; run "
+        f"`python -m data_prep verify {stores[number].path}`"
+    )
+
+
+def _jpegs(store: Store, video: int, frames: list[int]) -> Iterator[bytes]:
+    """Reads some frames ahead: reading and decoding in turns costs 7 % more, as each evicts the
+    other's code."""
+    for at in range(0, len(frames), READ_AHEAD):
+        some = frames[at : at + READ_AHEAD]
+        try:
+            found = store.read(video, some)
+        except UNREADABLE:
+            found = store.stream(video, some)  # meets the damage again, now at its frame
+        yield from found
+
+
+def _box(shape: tuple, size: int, augment: Augment, crop_seed: Whole) -> transforms.Box:
+    height, width = shape[:2]
+    if augment == "centre":
+        return transforms.centre_crop(height, width)
+    rng = transforms.rng_of(crop_seed)
+    return transforms.multi_scale_crop(height, width, size, rng)
+
+
+def _decode(data: bytes, shape: tuple | None) -> np.ndarray:
+    """Decode a JPEG into this thread's frame buffer: one frame stays in cache, a clip of fresh
+    arrays would be paged in every time."""
+    if shape is None:
+        shape = (*simplejpeg.decode_jpeg_header(data)[:2], 3)
+        if getattr(_buffers, "frame", np.empty(0)).size < np.prod(shape):
+            _buffers.frame = np.empty(np.prod(shape), np.uint8)
+    picture = simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True, buffer=_buffers.frame)
+    if picture.shape != shape:
+        raise ValueError(f"frame of {picture.shape[:2]} pixels in a video of {shape[:2]}")
+    return picture

@@ -1,0 +1,351 @@
+"""Which clips make up a batch: a pure function of (seed, step), contract 3 of DESIGN.md.
+
+A sample is a clip's first frame; every start at which the whole clip fits is one, and none is ever
+listed: samples are numbered video by video and store by store, and a number is turned into (store,
+video, start) by a search in cumulative counts. Each store is passed in a new random order every
+epoch, the next epoch begins when every sample was delivered, and the stores take turns by exact
+quotas, so the position of a run is the step and nothing else.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from surgjax.data.store import Store, Whole
+from surgjax.errors import UserError
+
+ROW = np.dtype(
+    [
+        ("index", np.int64),  # global sample index
+        ("store", np.int32),
+        ("video", np.int32),  # row of the store's videos.parquet
+        ("start", np.int64),  # first stored frame of the clip
+        ("crop_seed", np.uint64),
+    ]
+)
+
+# First words of the hash keys, so that no two uses of a seed share a stream.
+_ORDER, _SHUFFLE, _CROP = 1, 2, 3
+_ROUNDS = 8
+_QUOTA_BITS = np.uint64(32)
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """What a clip is.
+
+    Attributes:
+      frames: frames in a clip.
+      stride: from one frame of the clip to the next, in stored frames (4) or seconds ("0.16s");
+        seconds are rounded to whole stored frames of each video.
+      size: side of the square picture, pixels.
+
+    Raises:
+      UserError: a size that is not positive, or a stride that is neither.
+    """
+
+    frames: int
+    stride: int | str
+    size: int
+
+    def __post_init__(self):
+        for name in ("frames", "size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"clip {name} is {value!r}, expected a positive whole number")
+        self.seconds  # noqa: B018 - parses the stride
+
+    @property
+    def seconds(self) -> float | None:
+        """The stride in seconds, None where it counts stored frames."""
+        stride = self.stride
+        if isinstance(stride, int) and not isinstance(stride, bool) and stride > 0:
+            return None
+        if isinstance(stride, str):
+            if stride.isdecimal() and int(stride) > 0:
+                return None
+            number = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*s", stride.strip())
+            if number and float(number[1]) > 0:
+                return float(number[1])
+        raise UserError(
+            f"clip stride is {stride!r}, expected stored frames (4) or seconds ('0.16s')"
+        )
+
+    def strides(self, store: Store, videos: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Stride of videos of a store in stored frames, int64 (videos,).
+
+        Raises:
+          UserError: a stride in seconds that is less than one stored frame.
+        """
+        if self.seconds is None:
+            return np.full(len(store.frames[videos]), int(self.stride), np.int64)
+        fps = store.videos["stored_fps"][videos].astype(np.float64)
+        frames = np.floor(self.seconds * fps + 0.5)
+        bad = np.flatnonzero(~(frames >= 1))
+        if len(bad):
+            video = np.arange(len(store))[videos][bad[0]]
+            raise UserError(
+                f"a stride of {self.stride} is less than one stored frame of "
+                f"{store.video_id(video)} in {store.path} ({fps[bad[0]]:g} frames/s); use a longer "
+                "stride, a number of stored frames, or a store prepared at a higher rate"
+            )
+        return frames.astype(np.int64)
+
+    def stride_in(self, store: Store, video: Whole) -> int:
+        """Stride in one video, stored frames."""
+        return int(self.strides(store, np.array([video]))[0])
+
+
+class Plan:
+    """The order of a training run.
+
+    Args:
+      stores: opened stores.
+      masks: bool (videos,) a store, the videos that may be used.
+      clip: shape of a sample.
+      batch_size: B, rows of a step over all hosts.
+      seed: of order, mixture and crops.
+      weights: "" for stores in proportion to their samples, or one number a store: "0.595,0.405".
+      clips_per_window: k steps share their decoding. In group g = step // k every row has one
+        window: the k clips that start at a sample s and at s + stride, s + 2 stride, ... of the
+        same video (past the video's last one it goes on at its first start of the same phase, so
+        that all starts are delivered equally often). Those clips share all but one frame with
+        their neighbour, so frames + k - 1 decoded frames make k clips; step g * k + j delivers the
+        j-th. An epoch of windows delivers every sample k times. With k = 1 a window is a clip.
+
+    Raises:
+      UserError: no sample fits, or weights that are not one non-negative number a store.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        masks: Sequence[np.ndarray],
+        clip: ClipShape,
+        batch_size: int,
+        seed: int,
+        weights: str = "",
+        clips_per_window: int = 1,
+    ):
+        for name, value in (("batch_size", batch_size), ("clips_per_window", clips_per_window)):
+            if value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1")
+        self.stores, self.clip = list(stores), clip
+        self.batch_size, self.seed = int(batch_size), int(seed)
+        self.clips_per_window = int(clips_per_window)
+        self._samples = [_Samples(s, m, clip) for s, m in zip(stores, masks, strict=True)]
+        self._sizes = np.array([s.count for s in self._samples], np.int64)
+        self._offsets = np.concatenate([[0], np.cumsum(self._sizes)])
+        self.shares = _shares(weights, stores, self._sizes, clip)
+        self._splits = _nested_splits(self.shares)
+
+    @property
+    def num_samples(self) -> int:
+        """Distinct samples over all stores."""
+        return int(self._offsets[-1])
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps after which as many clips were delivered as there are samples."""
+        return self.num_samples / self.batch_size
+
+    def rows(self, step: Whole) -> np.ndarray:
+        """The B rows of one step, dtype ROW; a pure function of (seed, step)."""
+        return self.group_rows(step // self.clips_per_window)[step % self.clips_per_window]
+
+    def group_rows(self, group: Whole) -> np.ndarray:
+        """Rows (k, B) of the k steps that share their windows."""
+        k, size = self.clips_per_window, self.batch_size
+        order = permute(np.arange(size), size, _key(self.seed, _SHUFFLE, group))
+        stores, local = self._slots(group * size + order)
+        rows = np.zeros((k, size), ROW)
+        rows["store"] = stores
+        for number, samples in enumerate(self._samples):
+            of_store = np.flatnonzero(stores == number)
+            video, start, nth = samples.window(local[of_store], k)
+            rows["video"][:, of_store], rows["start"][:, of_store] = video, start
+            rows["index"][:, of_store] = nth + self._offsets[number]
+        steps = np.repeat(group * k + np.arange(k), size)
+        crop_seeds = _key(self.seed, _CROP, steps, np.tile(np.arange(size), k))
+        rows["crop_seed"] = crop_seeds.reshape(k, size)
+        return rows
+
+    def example(self, index: Whole) -> np.ndarray:
+        """The row (scalar of dtype ROW) of one sample by global index; crop_seed is 0."""
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of {self.num_samples}")
+        number = int(np.searchsorted(self._offsets, index, side="right")) - 1
+        video, start, _ = self._samples[number].window(np.array([index - self._offsets[number]]), 1)
+        return np.array((index, number, video[0], start[0, 0], 0), ROW)
+
+    def substitute(self, row: np.ndarray, attempt: int) -> np.ndarray:
+        """Rows (k,) of the window that stands in for the unreadable window of rows (k,) `row`. The
+        attempts jump through the store by about 0.618 of its samples, so that they leave a damaged
+        video or shard at once; the same row always gets the same stand-in."""
+        number = int(row["store"][0])
+        size = int(self._sizes[number])
+        jump = _coprime(int(size * 0.6180339887498949), size)
+        local = (int(row["index"][0] - self._offsets[number]) + attempt * jump) % size
+        video, start, nth = self._samples[number].window(np.array([local]), self.clips_per_window)
+        out = row.copy()
+        out["video"], out["start"] = video[0], start[:, 0]
+        out["index"] = nth[:, 0] + self._offsets[number]
+        return out
+
+    def _slots(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Store and sample within the store of slots of the endless sequence of windows."""
+        position = positions.astype(np.uint64)
+        stores = np.full(len(position), -1, np.int32)
+        local = np.zeros(len(position), np.int64)
+        waiting = np.arange(len(position))
+        for number, share in self._splits:
+            before = _quota(position, share)
+            takes = _quota(position + np.uint64(1), share) > before
+            stores[waiting[takes]] = number
+            local[waiting[takes]] = self._nth_sample(number, before[takes])
+            position, waiting = (position - before)[~takes], waiting[~takes]
+        return stores, local
+
+    def _nth_sample(self, store: int, nth: np.ndarray) -> np.ndarray:
+        """The nth delivered window of a store: epochs of permutations, one after the other."""
+        size = int(self._sizes[store])
+        epoch, position = np.divmod(nth, np.uint64(size))
+        return permute(position, size, _key(self.seed, _ORDER, store, epoch))
+
+
+class _Samples:
+    """The numbered samples of one store: video by video, start by start."""
+
+    def __init__(self, store: Store, mask: np.ndarray, clip: ClipShape):
+        strides = clip.strides(store)
+        counts = np.where(mask, store.frames - (clip.frames - 1) * strides, 0)
+        self._videos = np.flatnonzero(counts > 0).astype(np.int32)
+        self._strides = strides[self._videos].astype(np.int32)
+        self._ends = np.cumsum(counts[self._videos])
+        self.count = int(self._ends[-1]) if len(self._ends) else 0
+
+    def window(self, local: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Video (n,), start (k, n) and sample number (k, n) of the k clips of n windows."""
+        slot = np.searchsorted(self._ends, local, side="right")
+        base = np.where(slot > 0, self._ends[slot - 1], 0)
+        start = local - base
+        stride, count = self._strides[slot].astype(np.int64), self._ends[slot] - base
+        phase = start % stride
+        of_phase = -(-(count - phase) // stride)  # starts of this phase in the video
+        nth = (start // stride + np.arange(k)[:, None]) % of_phase
+        starts = phase + stride * nth
+        return self._videos[slot], starts, base + starts
+
+
+def permute(positions: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
+    """Images of `positions` under pseudo-random permutations of range(size), int64 (n,).
+
+    A Feistel network over the mixed radix (left, right) with left < ceil(sqrt(size)), whose few
+    values beyond `size` walk on along their cycle (Black and Rogaway 2002, "Ciphers with arbitrary
+    finite domains").
+
+    Args:
+      key: which permutation, uint64: (1,) for all positions or (n,) for each its own.
+    """
+    if size < 1:
+        raise ValueError("a permutation of nothing")
+    left = math.isqrt(size - 1) + 1
+    radix = np.uint64(left), np.uint64(-(-size // left))
+    values = np.asarray(positions).astype(np.uint64)
+    keys = _mix(np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] + key)
+    keys = np.broadcast_to(keys, (_ROUNDS, len(values)))
+    out = np.empty(len(values), np.int64)
+    todo = np.arange(len(values))
+    while len(todo):
+        values = _feistel(values, *radix, keys)
+        inside = values < size
+        out[todo[inside]] = values[inside]
+        if inside.all():
+            break
+        todo, values, keys = todo[~inside], values[~inside], keys[:, ~inside]
+    return out
+
+
+def _feistel(x: np.ndarray, left: np.uint64, right: np.uint64, keys: np.ndarray) -> np.ndarray:
+    a, b = np.divmod(x, right)
+    for nth, key in enumerate(keys):
+        if nth % 2:
+            b = (b + _mix(a + key) % right) % right
+        else:
+            a = (a + _mix(b + key) % left) % left
+    return a * right + b
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), uint64 arrays."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _key(*words: Whole | np.ndarray) -> np.ndarray:
+    """Hashes of tuples of integers, uint64 (n,); words are integers or arrays (n,)."""
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        if not isinstance(word, np.ndarray):
+            word = np.array([int(word) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+        state = _mix(state ^ _mix(word.astype(np.uint64)))
+    return state
+
+
+def _quota(position: np.ndarray, share: int) -> np.ndarray:
+    """floor(position * share / 2**32 + 1/2) in integers: how many of the slots before `position`
+    go to a store with that share."""
+    high, low = position >> _QUOTA_BITS, position & np.uint64(2**32 - 1)
+    return high * np.uint64(share) + ((low * np.uint64(share) + np.uint64(2**31)) >> _QUOTA_BITS)
+
+
+def _nested_splits(shares: np.ndarray) -> list[tuple[int, int]]:
+    """(store, its share of what earlier stores left, in units of 2**-32); the largest first, as the
+    first is the most even. The last takes the rest."""
+    order = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i] > 0]
+    splits, rest = [], 1.0
+    for number in order[:-1]:
+        splits.append((number, min(round(shares[number] / rest * 2**32), 2**32)))
+        rest -= shares[number]
+    return [*splits, (order[-1], 2**32)]
+
+
+def _shares(
+    weights: str, stores: Sequence[Store], sizes: np.ndarray, clip: ClipShape
+) -> np.ndarray:
+    if not len(stores):
+        raise UserError("no stores given; set data.stores")
+    if weights.strip():
+        try:
+            values = np.array([float(word) for word in weights.split(",")])
+        except ValueError as error:
+            raise UserError(
+                f"data.weights is {weights!r}, expected numbers like '0.6,0.4'"
+            ) from error
+        if len(values) != len(stores):
+            raise UserError(f"data.weights has {len(values)} numbers for {len(stores)} stores")
+        if not np.isfinite(values).all() or values.min() < 0 or values.sum() <= 0:
+            raise UserError(f"data.weights is {weights!r}, expected numbers >= 0, not all 0")
+    else:
+        values = sizes.astype(np.float64)
+    for store, size, value in zip(stores, sizes, values, strict=True):
+        if not size and (value > 0 or not weights.strip()):
+            longest = int(store.frames.max())
+            raise UserError(
+                f"no usable video of {store.path} is long enough for {clip.frames} frames at "
+                f"stride {clip.stride} (its longest has {longest} stored frames); use fewer "
+                "frames, a smaller stride, or a store prepared at a higher rate"
+            )
+    return values / values.sum()
+
+
+def _coprime(jump: int, size: int) -> int:
+    jump = max(jump, 1)
+    while math.gcd(jump, size) != 1:
+        jump += 1
+    return jump

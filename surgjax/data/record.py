@@ -1,0 +1,128 @@
+"""The store's record and tables, described once for its writer (data_prep) and reader (store.py).
+
+A store is a folder:
+
+    store.json                 schema version, settings, counts, licences, shards, tasks
+    surgjax-train.array_record-SSSSS-of-NNNNN
+                               the frames; at most MAX_RECORDS records each
+    videos.parquet             one row a video (VIDEO_COLUMNS, split_<name>, qc_<flag>)
+    labels/<task>.parquet      one row a labelled stored frame
+    clips.parquet, captions.parquet
+                               only where the source has them
+    quarantine.parquet         what could not be read, and why
+
+A record is a tf.train.Example holding n consecutive stored frames of one video; n is
+`settings.frames_per_record` (the last record of a video may hold fewer).
+"""
+
+import functools
+from dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+MAX_RECORDS = 10_000  # array_record's random access slows down with the records of a shard
+SHARD_NAME = "surgjax-train.array_record-{shard:05d}-of-{shards:05d}"
+WRITER_OPTIONS = "group_size:1,uncompressed"
+
+# name -> Arrow type of the fixed columns of videos.parquet; `first_record` indexes the
+# concatenation of all shards; `case` is always "<dataset>/<case>".
+VIDEO_COLUMNS = {
+    "video_id": "string",
+    "dataset": "string",
+    "case": "string",
+    "domain": "string",
+    "procedure": "string",
+    "anatomy": "string",
+    "licence": "string",
+    "native_fps": "float64",
+    "stored_fps": "float64",
+    "width": "int32",
+    "height": "int32",
+    "frames": "int64",
+    "first_record": "int64",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """n consecutive stored frames of one video.
+
+    Attributes:
+      video_id: the row of videos.parquet this belongs to.
+      first_frame: position of frames[0] among the video's stored frames.
+      t_ms: presentation time of each frame in the original recording, milliseconds.
+      frames: encoded frames (JPEG).
+    """
+
+    video_id: str
+    first_frame: int
+    t_ms: tuple[int, ...]
+    frames: tuple[bytes, ...]
+
+
+def serialize(record: Record) -> bytes:
+    """The bytes of one record; equal records give equal bytes."""
+    example = _example()()
+    feature = example.features.feature
+    feature["video_id"].bytes_list.value.append(record.video_id.encode())
+    feature["first_frame"].int64_list.value.append(record.first_frame)
+    feature["t_ms"].int64_list.value.extend(record.t_ms)
+    feature["frames"].bytes_list.value.extend(record.frames)
+    return example.SerializeToString(deterministic=True)
+
+
+def parse(data: bytes) -> Record:
+    """Inverse of `serialize`. Raises ValueError when the bytes are no record of ours."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        feature = _example().FromString(data).features.feature
+    except DecodeError as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from error
+    try:
+        return Record(
+            video_id=feature["video_id"].bytes_list.value[0].decode(),
+            first_frame=feature["first_frame"].int64_list.value[0],
+            t_ms=tuple(feature["t_ms"].int64_list.value),
+            frames=tuple(feature["frames"].bytes_list.value),
+        )
+    except IndexError as error:
+        raise ValueError("record lacks video_id, first_frame, t_ms or frames") from error
+
+
+@functools.cache
+def _example() -> type:
+    """The class of tf.train.Example, described here because the packages that ship it take a second
+    to load. A descriptor pool of its own keeps it apart from theirs."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="surgjax/example.proto", package="tensorflow", syntax="proto3"
+    )
+
+    def add(into, name: str, **fields):
+        message = into.add(name=name)
+        for number, (field, kind) in enumerate(fields.items(), start=1):
+            repeated = field in ("value", "feature") and name != "FeatureEntry"
+            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            of = {"type": kind} if isinstance(kind, int) else {"type_name": f".tensorflow.{kind}"}
+            message.field.add(name=field, number=number, label=label, **of)
+        return message
+
+    messages = file.message_type
+    add(messages, "BytesList", value=kinds.TYPE_BYTES)
+    add(messages, "FloatList", value=kinds.TYPE_FLOAT)
+    add(messages, "Int64List", value=kinds.TYPE_INT64)
+    feature = add(
+        messages, "Feature", bytes_list="BytesList", float_list="FloatList", int64_list="Int64List"
+    )
+    feature.oneof_decl.add(name="kind")
+    for field in feature.field:
+        field.oneof_index = 0
+    features = add(messages, "Features", feature="Features.FeatureEntry")
+    entry = add(features.nested_type, "FeatureEntry", key=kinds.TYPE_STRING, value="Feature")
+    entry.options.map_entry = True
+    add(messages, "Example", features="Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))

@@ -1,0 +1,55 @@
+"""One CPU with eight fake devices; one compilation cache and one rendered corpus a session."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+# Eight devices wait for each other in collectives: fewer threads than that many can deadlock.
+os.environ.setdefault("NPROC", "32")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import shutil  # noqa: E402 - after the environment that jax reads
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+TESTS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the project, and runs.py
+
+
+def pytest_configure():
+    # Trusted code lives in this cache: private, shared with subprocesses, gone after the tests.
+    cache = tempfile.mkdtemp(prefix="surgjax-test-cache-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Six rendered operations of 12 seconds in the Cholec80 file layout."""
+    from data_prep.synthesize import synthesize
+
+    root = tmp_path_factory.mktemp("corpus")
+    synthesize(root, videos=6, seconds=12, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def store(corpus, tmp_path_factory) -> Path:
+    """The corpus as a native-rate store."""
+    from data_prep.__main__ import main
+
+    out = tmp_path_factory.mktemp("stores") / "native"
+    arguments = ["shards", "--dataset", "synthetic", "--root", str(corpus), "--out", str(out)]
+    assert not main([*arguments, "--fps", "native", "--short-side", "96", "--workers", "1"])
+    return out

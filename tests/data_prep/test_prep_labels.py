@@ -1,0 +1,277 @@
+"""Labels reach the right frames: Cholec80 files, labels.csv, captions and clips."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import small_videos as make
+
+from data_prep import sources
+from data_prep.sources import cholec80
+from surgjax.errors import UserError
+
+
+def prepare(root, out, *options, dataset="cholec80"):
+    return make.shards(root, out, "--dataset", dataset, *options)
+
+
+def by_time(store, task):
+    key = "label" if task != "instrument" else "values"
+    return {(row["video_id"], row["t_ms"]): row[key] for row in make.rows(store, f"labels/{task}")}
+
+
+def test_every_stored_frame_gets_its_own_row(tmp_path):
+    root = make.write_cholec(tmp_path / "c", frames=60)
+    prepare(root, tmp_path / "native", "--fps", "native")
+    prepare(root, tmp_path / "one", "--fps", "1")
+    prepare(root, tmp_path / "ten", "--fps", "10")
+    phase = by_time(tmp_path / "native", "phase")
+    assert phase == {("video01", 40 * i): int(i >= 30) for i in range(60)}
+    # Instruments only where the very frame has a row: frames 0, 25 and 50.
+    tools = by_time(tmp_path / "native", "instrument")
+    assert tools == {
+        ("video01", 0): [1, 0, 0, 0, 0, 0, 0],
+        ("video01", 1000): [1, 0, 1, 0, 0, 0, 0],
+        ("video01", 2000): [1, 0, 0, 0, 0, 0, 0],
+    }
+    assert by_time(tmp_path / "one", "phase") == {
+        ("video01", t): int(t > 1000) for t in (0, 1000, 2000)
+    }
+    assert by_time(tmp_path / "one", "instrument") == tools
+    # 10 a second keeps frames 0, 3, 5, 8, ...; of the labelled ones 0, 25 and 50.
+    assert by_time(tmp_path / "ten", "instrument").keys() == tools.keys()
+    assert by_time(tmp_path / "ten", "phase")[("video01", 1200)] == 1
+    assert by_time(tmp_path / "ten", "phase")[("video01", 1120)] == 0
+
+
+def test_frame_folders_with_labels_of_25_a_second(tmp_path):
+    root = make.write_cholec(tmp_path / "c", frames=60, video=False)
+    make.write_images(root / "frames" / "video01", [1, 2, 3])
+    prepare(root, tmp_path / "s")
+    assert by_time(tmp_path / "s", "phase") == {
+        ("video01", 0): 0,
+        ("video01", 1000): 0,
+        ("video01", 2000): 1,
+    }
+    assert by_time(tmp_path / "s", "instrument")[("video01", 1000)][2] == 1
+    assert [row["native_fps"] for row in make.rows(tmp_path / "s", "videos")] == [1.0]
+
+
+@pytest.mark.parametrize(("rows", "word"), [(85, "short"), (125, "long"), (99, "short")])
+def test_up_to_a_second_is_a_warning_with_the_count(tmp_path, capsys, rows, word):
+    root = make.write_cholec(tmp_path / "c", frames=100, phase_rows=rows)
+    prepare(root, tmp_path / "s", "--fps", "native")
+    assert f"{abs(100 - rows)} rows too {word}" in capsys.readouterr().out
+    assert len(by_time(tmp_path / "s", "phase")) == min(rows, 100)
+
+
+@pytest.mark.parametrize(("rows", "first", "line"), [(74, 74, 76), (126, 100, 102)])
+def test_more_than_a_second_is_an_error_naming_the_row(tmp_path, rows, first, line):
+    root = make.write_cholec(tmp_path / "c", frames=100, phase_rows=rows)
+    with pytest.raises(
+        UserError, match=rf"video01-phase.txt: {rows} rows.*row {first} \(line {line}\)"
+    ):
+        prepare(root, tmp_path / "s")
+    assert not (tmp_path / "s" / "plan.json").exists()
+
+
+def test_tool_files_one_row_off_are_tolerated(tmp_path, capsys):
+    for rows in (3, 5):
+        root = make.write_cholec(tmp_path / f"c{rows}", frames=100, tool_rows=rows)
+        prepare(root, tmp_path / f"s{rows}")
+        assert "video01-tool.txt: 1 rows too" in capsys.readouterr().out
+        assert len(by_time(tmp_path / f"s{rows}", "instrument")) == min(rows, 4)
+    for rows in (2, 6):
+        root = make.write_cholec(tmp_path / f"c{rows}", frames=100, tool_rows=rows)
+        with pytest.raises(UserError, match="video01-tool.txt"):
+            prepare(root, tmp_path / f"s{rows}")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "phase",
+            "5\tPreparation",
+            "5\tPreparatio",
+            "line 7: unknown phase 'Preparatio' .*mean 'Prep",
+        ),
+        ("phase", "5\tPreparation", "6\tPreparation", "line 7: .*expected frame 5"),
+        ("phase", "Frame\tPhase", "Phase\tFrame", "line 1: header"),
+        ("tool", "Hook", "Hok", "line 1: unknown instrument 'Hok' .*mean 'Hook'"),
+        ("tool", "25\t1", "24\t1", "line 3: .*expected frame 25"),
+        ("tool", "25\t1", "25\t2", "line 3: .*0 or 1"),
+    ],
+)
+def test_bad_label_rows_name_file_and_line(tmp_path, file, old, new, message):
+    root = make.write_cholec(tmp_path / "c")
+    path = root / f"{file}_annotations" / f"video01-{file}.txt"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UserError, match=f"{path.name}, {message}"):
+        prepare(root, tmp_path / "s")
+
+
+def test_columns_go_by_name_and_windows_line_ends_do_not_matter(tmp_path):
+    root = make.write_cholec(tmp_path / "c")
+    path = root / "tool_annotations" / "video01-tool.txt"
+    table = [line.split("\t") for line in path.read_text().splitlines()]
+    turned = ["\t".join([row[0], *reversed(row[1:])]) for row in table]
+    path.write_bytes(("\ufeff" + "\r\n".join(turned) + "\r\n").encode())
+    prepare(root, tmp_path / "s")
+    assert by_time(tmp_path / "s", "instrument")[("video01", 1000)] == [1, 0, 1, 0, 0, 0, 0]
+
+
+def test_missing_videos_and_labels_are_warnings(tmp_path, capsys):
+    root = make.write_cholec(tmp_path / "c", "video02")
+    make.write_cholec(root, "video50")
+    (root / "tool_annotations" / "video50-tool.txt").unlink()
+    prepare(root, tmp_path / "s")
+    out = capsys.readouterr().out
+    assert "78 of 80 official videos are missing: video01, video03" in out
+    assert "1 of 2 videos have no tool file: video50" in out
+    assert {video for video, _ in by_time(tmp_path / "s", "instrument")} == {"video02"}
+    table = {row["video_id"]: row for row in make.rows(tmp_path / "s", "videos")}
+    assert table["video50"]["case"] == "cholec80/video50"
+    assert table["video50"]["licence"] == "CC-BY-NC-SA-4.0"
+    splits = {k: v for k, v in table["video50"].items() if k.startswith("split_")}
+    assert splits == {
+        "split_official": "test",
+        "split_surgvista": "test",
+        "split_surgvlp_zero_shot": "test",
+        "split_tecno": "test",
+        "split_tmrnet": "test",
+    }
+    assert table["video02"]["split_surgvlp_zero_shot"] is None
+
+
+def test_split_manifest():
+    manifest = cholec80.read_manifest("cholec80")
+    count = {
+        name: tuple(list(parts.values()).count(part) for part in ("train", "val", "test"))
+        for name, parts in manifest["splits"].items()
+    }
+    assert count == {
+        "official": (40, 0, 40),
+        "tmrnet": (32, 8, 40),
+        "tecno": (40, 8, 32),
+        "surgvista": (40, 0, 35),
+        "surgvlp_zero_shot": (0, 0, 32),
+    }
+    left_out = {"video73", "video77", "video78", "video79", "video80"}
+    assert not left_out & manifest["splits"]["surgvista"].keys()
+    assert len(manifest["videos"]) == 80 and manifest["tiers"]["tmrnet"] == "community"
+
+
+def test_synthetic_corpus(corpus, store):
+    assert sources.detect(corpus) == "synthetic"
+    lines = (corpus / "phase_annotations" / "video02-phase.txt").read_text().splitlines()
+    phases = [line.split() for line in lines[1:]]
+    stored = [row for row in make.rows(store, "labels/phase") if row["video_id"] == "video02"]
+    names = sources.load("synthetic").LAYOUT.phases
+    assert [names[row["label"]] for row in stored] == [phase for _, phase in phases]
+    with (corpus / "splits.csv").open() as file:
+        wanted = {row["video"]: row["split"] for row in csv.DictReader(file)}
+    found = {row["video_id"]: row["split_official"] for row in make.rows(store, "videos")}
+    assert found == wanted
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    make.write_video(tmp_path / "v" / "x" / "a.mp4", 60)
+    make.write_video(tmp_path / "v" / "b.mkv", 60)
+    return tmp_path / "v"
+
+
+def test_intervals_and_points_of_labels_csv(own, tmp_path):
+    write(
+        own / "labels.csv", "video,start,end,label\nx/a,0,1,cut\nx/a,1.0,2.4,sew\nb.mkv,2,9,cut\n"
+    )
+    make.shards(own, tmp_path / "s", "--fps", "5")
+    labels = by_time(tmp_path / "s", "label")
+    assert labels == {("x/a", 200 * i): int(i >= 5) for i in range(12)} | {
+        ("b", t): 0 for t in (2000, 2200)
+    }
+    write(
+        own / "labels.csv",
+        "video,t,label,task\nx/a,0.401,cut,step\nx/a,1.5,cut,step\nb,1,x,error\n",
+    )
+    make.shards(own, tmp_path / "t", "--fps", "5")
+    # No stored frame is on screen at 1.5 s.
+    assert by_time(tmp_path / "t", "step") == {("x/a", 400): 0}
+    assert by_time(tmp_path / "t", "error") == {("b", 1000): 0}
+
+
+def test_a_point_between_two_frames_labels_the_earlier_one(own, tmp_path):
+    write(own / "labels.csv", "video,t,label\nb,0.02,x\nb,1.019,x\nb,1.021,x\nb,2.381,x\n")
+    make.shards(own, tmp_path / "s", "--fps", "native")
+    assert by_time(tmp_path / "s", "label").keys() == {("b", t) for t in (0, 1000, 1040)}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,start,end,label\nx/a,0,1,cut\nx/A,0,1,cut\n", "row 3: no video 'x/A'.*mean 'x/a'"),
+        ("video,start,end,label\nx/a,2,1,cut\n", "row 2: end 1 is not after start 2"),
+        ("video,start,end,label\nx/a,0,2,cut\nx/a,1,2,sew\n", "row 3: overlaps"),
+        ("video,start,end,label\nx/a,zero,2,cut\n", "row 2: start is 'zero'"),
+        ("video,start,end\nx/a,0,2\n", "labels.csv: columns are"),
+        ("video,start,end,label\nx/a,0,2\n", "row 2: 3 values; expected 4"),
+    ],
+)
+def test_bad_labels_csv(own, tmp_path, text, message):
+    write(own / "labels.csv", text)
+    with pytest.raises(UserError, match=message):
+        make.shards(own, tmp_path / "s", "--fps", "native")
+
+
+def test_captions_and_clips(own, tmp_path):
+    write(
+        own / "captions.csv",
+        'video_id,start_ms,end_ms,level,text\nx/a,0,900,clip,"Cut, then clip."\n',
+    )
+    write(
+        own / "clips.csv", "video_id,start_ms,end_ms,label,weight\nb,0,2000,cut,0.5\nx/a,40,80,,1\n"
+    )
+    make.shards(own, tmp_path / "s")
+    assert make.rows(tmp_path / "s", "captions") == [
+        {
+            "video_id": "x/a",
+            "start_ms": 0,
+            "end_ms": 900,
+            "level": "clip",
+            "text": "Cut, then clip.",
+        }
+    ]
+    clips = make.rows(tmp_path / "s", "clips")
+    assert clips[0] == {
+        "video_id": "b",
+        "start_ms": 0,
+        "end_ms": 2000,
+        "label": "cut",
+        "weight": 0.5,
+    }
+    assert len(clips) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("x/c,0,900,clip,words", "row 3: no video 'x/c'"),
+        ("x/a,900,900,clip,words", "row 3: start_ms 900, end_ms 900"),
+        ("x/a,0,90.5,clip,words", "row 3: .*whole milliseconds"),
+        ("x/a,-1,90,clip,words", "row 3: start_ms is '-1'"),
+        ("x/a,0,900,clip, ", "row 3: text is empty"),
+        ("x/a,0,900,words", "row 3: 4 values; expected 5"),
+    ],
+)
+def test_bad_captions_stop_before_any_work(own, tmp_path, row, message):
+    write(
+        own / "captions.csv", f"video_id,start_ms,end_ms,level,text\nx/a,0,900,clip,fine\n{row}\n"
+    )
+    with pytest.raises(UserError, match=message):
+        make.shards(own, tmp_path / "s")
+    assert not (tmp_path / "s" / "plan.json").exists()
