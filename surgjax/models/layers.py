@@ -1,0 +1,193 @@
+"""The transformer's parts. Modules hold only `nnx.Param` (float32); they compute in `dtype`.
+
+Initialisation follows VideoMAE (reference implementation, `modeling_pretrain.py`): Xavier uniform
+for every linear map of a block, on the fused q|k|v kernel as one matrix; zero biases; unit scales.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn.initializers import Initializer, ones, xavier_uniform, zeros
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from surgjax.errors import UserError, nearest
+from surgjax.models.attention import attention
+
+# What the backward pass recomputes: nothing; all of a block; all but results of matrix products.
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def uniform_fan_in(fan_in: int) -> Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what torch leaves in layers nobody initialises."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias; the kernel is (in, out), `bias` None leaves it out."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: Initializer | None = None,
+        bias: Initializer | None = zeros,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        kernel = kernel or xavier_uniform()
+        self.kernel = nnx.Param(kernel(rngs.params(), (inputs, outputs), jnp.float32))
+        if bias is not None:
+            self.bias = nnx.Param(bias(rngs.params(), (outputs,), jnp.float32))
+        self.has_bias = bias is not None
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y + self.bias[...].astype(self.dtype) if self.has_bias else y
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis; statistics in float32, eps inside the root."""
+
+    def __init__(self, width: int, *, eps: float, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.scale = nnx.Param(ones(rngs.params(), (width,), jnp.float32))
+        self.bias = nnx.Param(zeros(rngs.params(), (width,), jnp.float32))
+        self.eps = eps
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + self.eps)
+        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class Attention(nnx.Module):
+    """Self-attention with biases for q and v only; one fused kernel with columns q | k | v."""
+
+    def __init__(self, width: int, heads: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        if width % heads:
+            raise UserError(f"a width of {width} does not divide into {heads} attention heads")
+        self.qkv = Linear(width, 3 * width, bias=None, dtype=dtype, rngs=rngs)
+        self.q_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.v_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.out = Linear(width, width, dtype=dtype, rngs=rngs)
+        self.heads = heads
+        self.dtype = jnp.dtype(dtype)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        q_bias, v_bias = self.q_bias[...], self.v_bias[...]
+        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
+        qkv = (self.qkv(x) + bias).reshape(*x.shape[:2], 3, self.heads, -1)
+        return self.out(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(x.shape))
+
+
+class Mlp(nnx.Module):
+    """Two linear maps with the exact (erf) GELU between them."""
+
+    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.up = Linear(width, hidden, dtype=dtype, rngs=rngs)
+        self.down = Linear(hidden, width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        eps: float,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.norm1 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], keep: Float[Array, "2 b 1 1"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """`keep` multiplies the two residual branches of each sample (stochastic depth)."""
+        branch = self.attention(self.norm1(x))
+        x = x + (branch if keep is None else branch * keep[0].astype(x.dtype))
+        branch = self.mlp(self.norm2(x))
+        return x + (branch if keep is None else branch * keep[1].astype(x.dtype))
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+    """`depth` independently initialised modules as one, every leaf with a leading layer axis."""
+    return nnx.vmap(make)(rngs.split(depth))
+
+
+def run_stack(
+    blocks: nnx.Module,
+    x: Float[Array, "b n d"],
+    *,
+    remat: str = "none",
+    drop_path: float = 0.0,
+    rng: jax.Array | None = None,
+    unroll: int | bool = 1,
+) -> Float[Array, "b n d"]:
+    """Apply stacked blocks in turn with `lax.scan`.
+
+    Args:
+      remat: a name of `REMAT`.
+      drop_path: chance that the last block's residual branches are dropped for a sample; the chance
+        grows linearly with depth from 0 (Huang et al., stochastic depth, arXiv 1603.09382).
+      rng: one key per sample, shape (b,) (or (b, 2) raw); None means no drop path (evaluation).
+      unroll: blocks laid out in a row per loop turn, True for all.
+    """
+    graphdef, params = nnx.split(blocks)
+    depth = jax.tree.leaves(params)[0].shape[0]
+    keep = None
+    if drop_path and rng is not None:
+        keep = _branch_multipliers(rng, np.linspace(0.0, drop_path, depth, dtype=np.float32))
+
+    def body(x, layer):
+        params, keep = layer
+        return nnx.merge(graphdef, params)(x, keep), None
+
+    if remat_policy(remat) is not None:
+        body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=False)
+    return jax.lax.scan(body, x, (params, keep), unroll=unroll)[0]
+
+
+def remat_policy(name: str) -> Callable | None:
+    """The checkpoint policy called `name`.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if name not in REMAT:
+        raise UserError(
+            f"remat is {name!r}{nearest(name, REMAT)}; choose one of {', '.join(REMAT)}"
+        )
+    return REMAT[name]
+
+
+def _branch_multipliers(rng: jax.Array, rates: np.ndarray) -> Float[Array, "depth 2 b 1 1"]:
+    """0 with a layer's chance, else 1 / (1 - chance), for each sample and branch."""
+    noise = jax.vmap(lambda key: jax.random.uniform(key, (len(rates), 2)), out_axes=-1)(rng)
+    rates = rates[:, None, None]
+    return jnp.where(noise >= rates, 1 / (1 - rates), 0.0)[..., None, None]

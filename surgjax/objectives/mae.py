@@ -1,0 +1,208 @@
+"""Tube-masked video autoencoding: predict the normalised pixels of hidden cubes (VideoMAE)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, UInt8
+
+from surgjax import masking
+from surgjax.errors import UserError
+from surgjax.models.token_decoder import TokenDecoder
+from surgjax.models.video_vit import VideoViT, size_of
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+class Objective(nnx.Module):
+    """Masked autoencoder: a video transformer on the visible cubes, a narrow decoder for the rest.
+
+    Args:
+      frames, size: of the clips (square, pixels).
+      encoder: arguments of `VideoViT`: size, positions, remat, drop_path, layer_norm_eps, ...
+      mask_ratio: share of places hidden in every frame.
+      decoder_depth, decoder_width, decoder_heads: by default those published for `encoder.size`.
+      decode_fraction: share of the hidden cubes that are decoded, a fresh uniform subset each time
+        (the idea of VideoMAE V2, arXiv 2303.16727, section 3.2); the loss stays an unbiased mean.
+      decoder_norm_eps: of the decoder's final norm; 1e-5 is what the public PyTorch class has.
+      dtype: of the computation; parameters, targets and loss are float32.
+
+    Raises:
+      UserError: a value that does not fit, naming the field.
+    """
+
+    ema_of = None
+
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        encoder: Mapping[str, Any],
+        mask_ratio: float = 0.9,
+        decoder_depth: int | None = None,
+        decoder_width: int | None = None,
+        decoder_heads: int | None = None,
+        decode_fraction: float = 1.0,
+        decoder_norm_eps: float = 1e-5,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.encoder = VideoViT(frames=frames, image_size=size, dtype=dtype, rngs=rngs, **encoder)
+        published = size_of(encoder["size"])
+        width = decoder_width or published.decoder_width
+        self.mask_ratio = mask_ratio
+        self.kept, self.hidden = masking.tube_counts(self.encoder.grid, mask_ratio)
+        if not 0 < decode_fraction <= 1:
+            raise UserError(
+                f"objective.decode_fraction is {decode_fraction}; choose above 0, at most 1"
+            )
+        self.decoded = max(1, round(decode_fraction * self.hidden))
+        shared = {
+            name: encoder[name]
+            for name in ("positions", "layer_norm_eps", "remat", "unroll", "drop_path")
+            if name in encoder
+        }
+        self.decoder = TokenDecoder(
+            self.encoder.width,
+            self.encoder.embed.kernel.shape[0],
+            width=width,
+            depth=decoder_depth or published.decoder_depth,
+            heads=decoder_heads
+            or heads_for(width, published.decoder_width, published.decoder_heads),
+            grid=self.encoder.grid,
+            norm_eps=decoder_norm_eps,
+            dtype=dtype,
+            rngs=rngs,
+            **shared,
+        )
+
+    def loss(
+        self, batch: Mapping[str, Array | np.ndarray], *, rng: jax.Array, teacher: None = None
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Mean squared error of the decoded cubes' normalised pixels, and scalars to log.
+
+        Args:
+          batch: "video" uint8 (b t h w c), "index" (b,) global sample indices.
+          rng: the step's key; a sample's mask depends on it and on the sample's index alone.
+        """
+        mask_rng, subset_rng, drop_rng = jax.random.split(rng, 3)
+        cubes = self.encoder.tubelets(batch["video"])
+        keep, hidden = masking.tube(mask_rng, batch["index"], self.encoder.grid, self.mask_ratio)
+        if self.decoded < self.hidden:
+            hidden = masking.subset(subset_rng, batch["index"], hidden, self.decoded)
+        prediction = self.predict(
+            cubes, keep, hidden, rng=masking.sample_keys(drop_rng, batch["index"])
+        )
+        target, _, _ = normalised_pixels(masking.gather(cubes, hidden))
+        loss = jnp.square(prediction - target).mean()
+        return loss, {"loss": loss}
+
+    def predict(
+        self,
+        cubes: UInt8[Array | np.ndarray, "b n values"],
+        keep: Int[Array, "b k"],
+        hidden: Int[Array, "b m"],
+        *,
+        rng: jax.Array | None = None,
+    ) -> Float[Array, "b m values"]:
+        """The decoder's output for the cubes at `hidden`, seeing only those at `keep`; float32."""
+        visible = standardise(masking.gather(cubes, keep))
+        tokens = self.encoder.encode_tubelets(visible, keep, rng)
+        return self.decoder(tokens, keep, hidden, rng).astype(jnp.float32)
+
+    def encode(self, video: UInt8[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b n d"]:
+        """Final tokens of whole clips, float32."""
+        cubes = standardise(self.encoder.tubelets(video))
+        return self.encoder.encode_tubelets(cubes).astype(jnp.float32)
+
+    def reconstruct(
+        self, batch: Mapping[str, Array | np.ndarray], rng: jax.Array
+    ) -> dict[str, Array]:
+        """What pictures need: every hidden cube predicted, whatever `decode_fraction`.
+
+        Returns:
+          masked (b m) positions; prediction and target (b m values), normalised as in the loss;
+          mean and std (b m 3): pixels in [0, 1] are value * std + mean, channel by channel.
+        """
+        mask_rng = jax.random.split(rng, 3)[0]
+        cubes = self.encoder.tubelets(batch["video"])
+        keep, hidden = masking.tube(mask_rng, batch["index"], self.encoder.grid, self.mask_ratio)
+        target, mean, std = normalised_pixels(masking.gather(cubes, hidden))
+        prediction = self.predict(cubes, keep, hidden)
+        return {
+            "masked": hidden,
+            "prediction": prediction,
+            "target": target,
+            "mean": mean,
+            "std": std,
+        }
+
+    def flops_per_clip(self) -> float:
+        """Useful floating-point operations of training on one clip: three times the forward pass.
+
+        Matrix products alone, a multiply-add is two; recomputation does not count. The embedding
+        counts for all cubes, as published tables have it, although only visible ones are embedded.
+        """
+        encoder, decoder = self.encoder, self.decoder
+        tokens = encoder.grid[0] * encoder.grid[1] * encoder.grid[2]
+        values, width = encoder.embed.kernel.shape
+
+        def blocks(module, tokens):
+            depth, width, _ = module.blocks.attention.out.kernel.shape
+            return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
+
+        forward = (
+            2 * tokens * values * width
+            + blocks(encoder, self.kept)
+            + 2 * self.kept * width * decoder.width
+            + blocks(decoder, self.kept + self.decoded)
+            + 2 * self.decoded * decoder.width * values
+        )
+        return 3.0 * forward
+
+
+def heads_for(width: int, published_width: int, published_heads: int) -> int:
+    """Heads of the published decoder, or heads of 64 channels at another width.
+
+    Raises:
+      UserError: 64 does not divide the width.
+    """
+    if width == published_width:
+        return published_heads
+    if width % 64:
+        raise UserError(
+            f"objective.decoder_width is {width}, no multiple of 64; "
+            "set objective.decoder_heads too"
+        )
+    return width // 64
+
+
+def standardise(cubes: UInt8[Array | np.ndarray, "b n values"]) -> Float[Array, "b n values"]:
+    """uint8 pixels, channel last, with ImageNet's mean and deviation taken out; float32."""
+    channels = cubes.shape[-1] // 3
+    scale = np.tile(1 / (255 * IMAGENET_STD), channels).astype(np.float32)
+    offset = np.tile(IMAGENET_MEAN / IMAGENET_STD, channels).astype(np.float32)
+    return jnp.asarray(cubes, jnp.float32) * scale - offset
+
+
+def normalised_pixels(
+    cubes: UInt8[Array | np.ndarray, "b m values"],
+) -> tuple[Float[Array, "b m values"], Float[Array, "b m 3"], Float[Array, "b m 3"]]:
+    """Target of VideoMAE: each cube and channel with zero mean and unit deviation; float32.
+
+    The variance is the unbiased one, and 1e-6 is added to its root (reference implementation,
+    `engine_for_pretraining.py`).
+
+    Returns:
+      The normalised values, the mean, and the divisor, all of pixels in [0, 1].
+    """
+    pixels = (jnp.asarray(cubes, jnp.float32) / 255).reshape(*cubes.shape[:2], -1, 3)
+    mean = pixels.mean(axis=2, keepdims=True)
+    std = jnp.sqrt(jnp.var(pixels, axis=2, keepdims=True, ddof=1)) + 1e-6
+    return ((pixels - mean) / std).reshape(cubes.shape), mean[:, :, 0], std[:, :, 0]

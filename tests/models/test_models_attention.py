@@ -1,0 +1,76 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from surgjax.models.attention import attention, blockwise
+
+
+def inputs(n, s, *, heads=2, width=8, batch=2, seed=0, scale=2.0):
+    rng = np.random.default_rng(seed)
+    shapes = [(batch, n, heads, width), (batch, s, heads, width), (batch, s, heads, width)]
+    return [(rng.standard_normal(shape) * scale).astype(np.float32) for shape in shapes]
+
+
+def dense(q, k, v):
+    """Textbook attention in float64, one head and sample at a time."""
+    out = np.empty(q.shape)
+    for b, h in np.ndindex(q.shape[0], q.shape[2]):
+        scores = q[b, :, h].astype(np.float64) @ k[b, :, h].T.astype(np.float64)
+        weight = np.exp(scores / np.sqrt(q.shape[-1]))
+        out[b, :, h] = weight / weight.sum(axis=1, keepdims=True) @ v[b, :, h]
+    return out
+
+
+def traceable_dense(q, k, v):
+    scores = jnp.einsum("bnhd,bshd->bhns", q, k) / np.sqrt(q.shape[-1])
+    return jnp.einsum("bhns,bshd->bnhd", jax.nn.softmax(scores), v)
+
+
+# Lengths with and without a remainder, longer and shorter than a block.
+@pytest.mark.parametrize("n, s, block", [(12, 12, 4), (13, 13, 5), (7, 11, 3), (5, 9, 64)])
+def test_blockwise_equals_textbook_attention_and_its_gradient(n, s, block):
+    q, k, v = inputs(n, s)
+    out = jax.jit(lambda *qkv: blockwise(*qkv, block=block))(q, k, v)
+    np.testing.assert_allclose(out, dense(q, k, v), atol=2e-6)
+
+    probe = np.random.default_rng(9).standard_normal(out.shape).astype(np.float32)
+    ours = jax.jit(jax.grad(lambda *x: (blockwise(*x, block=block) * probe).sum(), (0, 1, 2)))
+    with jax.enable_x64(True):
+        exact = jax.grad(lambda *x: (traceable_dense(*x) * probe).sum(), (0, 1, 2))(
+            *(x.astype(np.float64) for x in (q, k, v))
+        )
+    for found, expected in zip(ours(q, k, v), exact, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = inputs(6, 6, scale=60.0)
+    out, grads = jax.value_and_grad(lambda *x: attention(*x).sum(), (0, 1, 2))(q, k, v)
+    assert np.isfinite(out) and all(np.isfinite(g).all() for g in grads)
+
+
+def test_bfloat16_keeps_its_dtype_and_float32_statistics():
+    q, k, v = inputs(300, 300, scale=1.0)
+    low = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    out = attention(*low)
+    assert out.dtype == jnp.bfloat16
+    exact = dense(*(np.asarray(x, np.float32) for x in low))
+    np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=0.01)
+
+
+def test_the_full_score_matrix_never_exists():
+    """Nothing computed in 1568-token attention or its gradient has n * n elements a head."""
+    tokens, heads = 1568, 6
+    shape = jax.ShapeDtypeStruct((1, tokens, heads, 64), jnp.float32)
+    step = jax.grad(lambda q, k, v: attention(q, k, v).sum(), (0, 1, 2))
+    largest = max(largest_results(jax.make_jaxpr(step)(shape, shape, shape).jaxpr))
+    assert largest <= tokens * tokens * heads / 4
+
+
+def largest_results(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (var.aval.size for var in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from largest_results(inner)

@@ -1,0 +1,158 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from surgjax.errors import UserError
+from surgjax.models.layers import Attention, Block, LayerNorm, Linear, Mlp, run_stack, stack
+
+WIDTH, HEADS, DEPTH = 16, 2, 3
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    return stack(lambda rngs: Block(WIDTH, HEADS, eps=1e-6, rngs=rngs), DEPTH, nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def x():
+    x = np.random.default_rng(0).standard_normal((4, 5, WIDTH))
+    return jnp.asarray(x, jnp.float32)
+
+
+def test_stacked_blocks_hold_one_leaf_a_parameter_and_start_differently(blocks):
+    leaves = jax.tree.leaves(nnx.state(blocks))
+    assert len(leaves) == 13 and all(leaf.shape[0] == DEPTH for leaf in leaves)
+    assert isinstance(blocks.mlp.up.kernel, nnx.Param)
+    kernel = blocks.mlp.up.kernel[...]
+    assert not (kernel[0] == kernel[1]).all()
+
+
+def test_xavier_bound_covers_the_fused_qkv_kernel_as_one_matrix():
+    attention = Attention(192, 3, rngs=nnx.Rngs(0))
+    kernel = np.asarray(attention.qkv.kernel[...])
+    bound = np.sqrt(6 / (192 + 3 * 192))
+    assert kernel.shape == (192, 576)
+    assert 0.999 * bound < np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.01)
+
+
+def test_only_q_and_v_have_a_bias():
+    attention = Attention(WIDTH, HEADS, rngs=nnx.Rngs(0))
+    names = {path[0] for path, _ in nnx.to_flat_state(nnx.state(attention))}
+    assert names == {"qkv", "q_bias", "v_bias", "out"}
+    assert not hasattr(attention.qkv, "bias")
+
+
+def test_layer_norm_against_float64(x):
+    norm = LayerNorm(WIDTH, eps=1e-3, rngs=nnx.Rngs(0))
+    norm.scale[...] = jnp.linspace(0.5, 2, WIDTH)
+    norm.bias[...] = jnp.linspace(-1, 1, WIDTH)
+    wide = np.asarray(x, np.float64)
+    mean, variance = wide.mean(-1, keepdims=True), wide.var(-1, keepdims=True)
+    expected = (wide - mean) / np.sqrt(variance + 1e-3) * np.linspace(0.5, 2, WIDTH)
+    np.testing.assert_allclose(norm(x), expected + np.linspace(-1, 1, WIDTH), atol=1e-5)
+
+
+def gradients(f, *args):
+    """Gradients of a scalar made from `f` by a fixed random projection."""
+    out = jax.eval_shape(f, *args)
+    probe = np.random.default_rng(5).standard_normal(out.shape).astype(np.float32)
+    return jax.jit(jax.grad(lambda *a: (f(*a) * probe).sum(), tuple(range(len(args)))))(*args)
+
+
+def test_parts_have_the_gradients_of_their_formulas(x):
+    """Hand-written backward passes agree with automatic ones of the plain formulas."""
+
+    def plain_norm(x, scale, bias):
+        x = x - x.mean(-1, keepdims=True)
+        return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * scale + bias
+
+    def plain_mlp(x, up, up_bias, down, down_bias):
+        hidden = x @ up + up_bias
+        hidden = 0.5 * hidden * (1 + jax.lax.erf(hidden / np.sqrt(2)))
+        return hidden @ down + down_bias
+
+    norm, mlp = LayerNorm(WIDTH, eps=1e-6, rngs=nnx.Rngs(0)), Mlp(WIDTH, 24, rngs=nnx.Rngs(1))
+
+    def our_norm(x, scale, bias):
+        graphdef, state = nnx.split(norm)
+        state["scale"][...], state["bias"][...] = scale, bias
+        return nnx.merge(graphdef, state)(x)
+
+    def our_mlp(x, up, up_bias, down, down_bias):
+        graphdef, state = nnx.split(mlp)
+        state["up"]["kernel"][...], state["up"]["bias"][...] = up, up_bias
+        state["down"]["kernel"][...], state["down"]["bias"][...] = down, down_bias
+        return nnx.merge(graphdef, state)(x)
+
+    rng = np.random.default_rng(1)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    for ours, plain, args in (
+        (our_norm, plain_norm, (x, draw(WIDTH), draw(WIDTH))),
+        (our_mlp, plain_mlp, (x, draw(WIDTH, 24), draw(24), draw(24, WIDTH), draw(WIDTH))),
+    ):
+        np.testing.assert_allclose(ours(*args), plain(*args), rtol=1e-4, atol=1e-5)
+        for found, expected in zip(gradients(ours, *args), gradients(plain, *args), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"remat": "full"}, {"remat": "dots"}, {"unroll": True}])
+def test_recomputation_and_unrolling_change_no_gradient(blocks, x, options):
+    graphdef, state = nnx.split(blocks)
+
+    def grads(**options):
+        loss = lambda state: jnp.sin(run_stack(nnx.merge(graphdef, state), x, **options)).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(state)
+
+    for found, expected in zip(
+        jax.tree.leaves(grads(**options)), jax.tree.leaves(grads()), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_remat_policy_is_the_users_error(blocks, x):
+    with pytest.raises(UserError, match="did you mean 'dots'"):
+        run_stack(blocks, x, remat="dot")
+
+
+def test_heads_that_do_not_divide_the_width_are_the_users_error():
+    with pytest.raises(UserError, match="heads"):
+        Attention(16, 3, rngs=nnx.Rngs(0))
+
+
+def test_drop_path_spares_the_first_block_and_follows_the_sample(blocks, x):
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(4))
+    run = jax.jit(
+        lambda x, keys, rate: run_stack(blocks, x, drop_path=0.9, rng=keys), static_argnums=2
+    )
+    dropped = run(x, keys, 0.9)
+    assert not np.allclose(dropped, run_stack(blocks, x))
+    np.testing.assert_allclose(run(x[2:], keys[2:], 0.9), dropped[2:], atol=1e-5)
+    single = stack(lambda rngs: Block(WIDTH, HEADS, eps=1e-6, rngs=rngs), 1, nnx.Rngs(0))
+    np.testing.assert_array_equal(
+        run_stack(single, x, drop_path=0.9, rng=keys), run_stack(single, x)
+    )
+
+
+def test_drop_path_keeps_the_mean_of_a_branch(blocks):
+    from surgjax.models.layers import _branch_multipliers
+
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    factors = np.asarray(_branch_multipliers(keys, np.array([0.0, 0.25], np.float32)))
+    assert factors.shape == (2, 2, 20_000, 1, 1)
+    assert (factors[0] == 1).all()
+    assert set(np.unique(factors[1]).round(5)) == {0, np.float32(1.33333)}
+    assert factors[1].mean(axis=1).ravel() == pytest.approx([1, 1], abs=0.02)
+
+
+def test_bfloat16_computes_low_and_keeps_parameters_float32(x):
+    block = Block(WIDTH, HEADS, eps=1e-6, dtype="bfloat16", rngs=nnx.Rngs(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(block))} == {jnp.dtype("float32")}
+    assert block(jnp.asarray(x, jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_linear_on_any_number_of_leading_axes(x):
+    linear = Linear(WIDTH, 3, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(linear(x)[1, 2], linear(x[1, 2]), atol=1e-6)
