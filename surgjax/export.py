@@ -1,0 +1,237 @@
+"""Write a trained model as a folder that other programs load.
+
+    python -m surgjax.export --run=RUN --format=videomae --out=OUT [--step=N]
+
+The folder appears whole or not at all. With PyTorch installed, the public class opens it before it
+appears and must give our outputs; the differences are in parity.json.
+"""
+
+import argparse
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+
+from surgjax.errors import UserError, nearest, run
+
+LIMIT = 1e-4  # largest difference to the public class, in units of max(1, largest output)
+FILES = {"config.json", "preprocessor_config.json", "README.md", "parity.json"}
+UNWRITABLE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST")
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line, export, print where the folder is."""
+    parser = _Parser(prog="python -m surgjax.export", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True, type=Path, help="run folder, or one of its steps")
+    parser.add_argument("--format", default="videomae", help="outside format (default: videomae)")
+    parser.add_argument("--out", required=True, type=Path, help="folder to make")
+    parser.add_argument(
+        "--step", type=int, help="checkpoint to take (default: the newest whole one)"
+    )
+    given = parser.parse_args(arguments)
+    parity = export(given.run, given.out, format=given.format, step=given.step)
+    print(f"exported to {given.out}\n{_parity_sentence(parity)}")
+    return 0
+
+
+def export(
+    source: str | Path, out: str | Path, *, format: str = "videomae", step: int | None = None
+) -> dict[str, Any] | None:
+    """Export a checkpoint of a run.
+
+    Args:
+      source: run folder or step folder.
+      out: folder to make; an earlier export there is replaced.
+      format: a file name of surgjax/interop.
+
+    Returns:
+      Content of parity.json, or None where nothing could be compared.
+
+    Raises:
+      UserError: no whole checkpoint, unknown format, a model the format cannot hold, `out` taken.
+      RuntimeError: the public class computes something else from the exported files.
+    """
+    from surgjax.checkpoint import find_step, read_params
+    from surgjax.interop import card, files, find_format
+    from surgjax.interop.keys import from_ours
+    from surgjax.state import flatten
+
+    source, out, module = Path(source), Path(out), find_format(format)
+    _check_out(out)
+    if not source.exists():
+        raise UserError(f"{source} does not exist; expected a run folder; check --run")
+    folder = find_step(source.absolute(), step)
+    tree, meta = read_params(folder)
+    params = {path: np.asarray(array, np.float32) for path, array in flatten(tree).items()}
+    meta = {**meta, "step": int(folder.name) if folder.name.isdigit() else 0}
+    objective, graphdef = _abstract_objective(meta["config"], params, folder)
+    contents = module.json_files(objective, params)
+    tensors = from_ours(module.TABLE, params)
+    metadata = {"surgjax": json.dumps(card.provenance(meta), sort_keys=True)}
+
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        is_safetensors = module.WEIGHTS.endswith(".safetensors")
+        write = files.write_safetensors if is_safetensors else files.write_torch
+        write(partial / module.WEIGHTS, tensors, metadata)
+        for name, content in contents.items():
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n")
+        parity = _compare(module, partial, graphdef, tree, objective)
+        if parity is not None:
+            (partial / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")
+        text = card.card(
+            meta, module.usage(meta["config"]["data"]["frames"]), _parity_sentence(parity)
+        )
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        _move(partial, out)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise UserError(
+            f"cannot write {out} ({error.strerror or error}); expected free space and the right "
+            f"to write there; nothing was left behind, choose another --out or free space"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return parity
+
+
+def _abstract_objective(config: dict[str, Any], params: dict[str, np.ndarray], folder: Path):
+    """(the run's objective without numbers, its definition), in the shapes of the checkpoint."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from surgjax import objectives
+    from surgjax.state import flatten, split
+
+    objective = nnx.eval_shape(
+        lambda: objectives.build(
+            **config["objective"],
+            frames=config["data"]["frames"],
+            size=config["data"]["size"],
+            encoder=config["encoder"],
+            dtype=jnp.float32,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    graphdef, shapes = split(objective)
+    wanted = {path: leaf.shape for path, leaf in flatten(shapes).items()}
+    wrong = sorted(
+        p for p in wanted | params if getattr(params.get(p), "shape", 0) != wanted.get(p)
+    )
+    if wrong:
+        found = params[wrong[0]].shape if wrong[0] in params else "nothing"
+        raise UserError(
+            f"{folder} does not fit its own config: {wrong[0]} found {found}, expected "
+            f"{wanted.get(wrong[0], 'nothing')}; use the version of surgjax that wrote it"
+        )
+    return objective, graphdef
+
+
+def _compare(
+    module: ModuleType, folder: Path, graphdef, params, objective
+) -> dict[str, Any] | None:
+    """Our outputs on a seeded clip against the public class's; None where there is none to ask."""
+    import importlib.metadata
+
+    import jax
+
+    from surgjax.state import rebuild
+
+    if not module.has_reference():
+        return None
+    grid, patch = objective.encoder.grid, objective.encoder.patch
+    shape = (1, *(n * p for n, p in zip(grid, patch, strict=True)), 3)
+    clip = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    @jax.jit
+    def outputs(params, batch):
+        module = rebuild(graphdef, params)
+        made = {"tokens": module.encode(batch["video"])}
+        if hasattr(module, "reconstruct"):
+            pictures = module.reconstruct(batch, jax.random.key(0))
+            loss = ((pictures["prediction"] - pictures["target"]) ** 2).mean()
+            made |= {"masked": pictures["masked"], "logits": pictures["prediction"], "loss": loss}
+        return made
+
+    with jax.default_matmul_precision("highest"):
+        made = jax.device_get(outputs(params, {"video": clip, "index": np.zeros(1, np.int32)}))
+    masked = np.asarray(made["masked"], np.int64) if "masked" in made else None
+    theirs = module.reference(folder, clip, masked)
+    differences = {name: float(np.abs(made[name] - theirs[name]).max()) for name in sorted(theirs)}
+    for name, difference in differences.items():
+        if not difference <= LIMIT * max(1.0, float(np.abs(theirs[name]).max())):
+            raise RuntimeError(
+                f"the exported {name} differ by {difference:.2e} from ours; nothing was exported"
+            )
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "torch", "transformers")}
+    return {
+        "max_abs_difference": differences,
+        "limit": LIMIT,
+        "clip": f"numpy default_rng(0).integers(0, 256, {list(shape)}, uint8)",
+        "versions": versions,
+    }
+
+
+def _parity_sentence(parity: dict[str, Any] | None) -> str:
+    if parity is None:
+        return (
+            "Not compared with the public class: PyTorch was not installed, or the format has none."
+        )
+    worst = ", ".join(f"{k} {v:.1e}" for k, v in parity["max_abs_difference"].items())
+    return f"Largest difference between the public class and the trained network: {worst}."
+
+
+def _check_out(out: Path) -> None:
+    """Raise UserError where `out` holds anything but an earlier export."""
+    from surgjax.interop import find_format, formats
+    from surgjax.interop.card import TAG
+    from surgjax.interop.load import front_matter
+
+    if not out.exists():
+        return
+    held = {entry.name for entry in out.iterdir()} if out.is_dir() else {"a file"}
+    foreign = sorted(held - FILES - {find_format(name).WEIGHTS for name in formats()})
+    if foreign or (held and TAG not in (front_matter(out / "README.md").get("tags") or [])):
+        raise UserError(
+            f"{out} exists and is no export of ours (holds "
+            f"{', '.join(foreign or sorted(held))[:80]}); "
+            f"expected a new folder, or an earlier export, which is replaced; choose another --out"
+        )
+
+
+def _move(partial: Path, out: Path) -> None:
+    """Put the finished folder in its place; an earlier export leaves only then."""
+    for file in partial.iterdir():
+        with open(file, "rb+") as stream:
+            os.fsync(stream.fileno())
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(partial, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are one line that names the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        word = message.split(": ")[-1].split("=")[0].split(" ")[0]
+        hint = nearest(word, options) if word.startswith("--") and word not in options else ""
+        raise UserError(f"{message}{hint}; python -m surgjax.export --help shows the options")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,286 @@
+"""Weights to start from: a run of ours, a Hugging Face folder or a weight file, read alike."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgjax.errors import UserError
+from surgjax.interop import files, find_format, formats, licence
+from surgjax.interop.keys import Reading, shortened, to_ours
+from surgjax.state import Params, flatten, unflatten
+
+UNKNOWN_DATA = ["unknown"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Parameters found in a source, and what must travel with them.
+
+    Attributes:
+      params: nested dict of float32 arrays, keyed like the wanted parameters; a subset of them.
+      missing: wanted paths ("decoder/head/bias") the source does not give; they stay fresh.
+      provenance: {source: name, format, licence: SPDX id or unknown, pretrained_on: ["cholec80
+        (train)"] or ["unknown"], used_cases: [case id] or None where not known, sha256}.
+      notes: one line for everything left out, left fresh or different.
+    """
+
+    params: Params
+    missing: list[str]
+    provenance: dict[str, Any]
+    notes: list[str]
+
+    def report(self) -> str:
+        """A few lines for the log: what was loaded, what is fresh and why."""
+        count = len(flatten(self.params))
+        about = self.provenance
+        first = (
+            f"loaded {count} tensors from {about['source']} ({about['format']}), "
+            f"{len(self.missing)} stay fresh; licence {about['licence']}, "
+            f"pretrained on {', '.join(about['pretrained_on'])}"
+        )
+        return "\n  ".join([first, *self.notes])
+
+
+def init_params(
+    path: str | Path,
+    *,
+    expected: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
+    allow: Sequence[str] = (),
+) -> Loaded:
+    """Parameters of ours from a run (or its step folder), a Hugging Face folder, or a weight file.
+
+    A source that holds an encoder alone leaves the other networks fresh, and so does a run of ours
+    with another objective.
+
+    Args:
+      expected: nested dict of the shapes wanted, as tuples, keyed like our parameters.
+      config: the configuration that will be trained; tells whether objective and positions differ.
+      allow: globs over tensor names of the source and paths of ours that may be unused or missing.
+
+    Raises:
+      UserError: nothing there, another model family or size, missing or unused tensors (by name),
+        content that could run code, PyTorch needed but absent.
+    """
+    path = Path(path)
+    shapes = {name: tuple(shape) for name, shape in flatten(expected).items()}
+    if _is_run(path):
+        reading, provenance = _from_run(path, shapes, config or {}, allow)
+    else:
+        reading, provenance = _from_outside(path, shapes, config or {}, allow)
+    return Loaded(unflatten(reading.params), reading.fresh, provenance, reading.notes)
+
+
+def _is_run(path: Path) -> bool:
+    marks = ("checkpoints", "DIGESTS.json", "STATUS", "metrics.jsonl")
+    return path.is_dir() and any((path / mark).exists() for mark in marks)
+
+
+def _from_run(
+    path: Path, shapes: Mapping, config: Mapping, allow: Sequence[str]
+) -> tuple[Reading, dict[str, Any]]:
+    from surgjax.checkpoint import find_step, read_params
+
+    folder = find_step(path.absolute())
+    tree, meta = read_params(folder)
+    params = {name: np.asarray(array, np.float32) for name, array in flatten(tree).items()}
+    theirs, notes = meta.get("config", {}), []
+    before, now = (c.get("objective", {}).get("name") for c in (theirs, config))
+    if before and now and before != now:
+        params = {name: array for name, array in params.items() if name.startswith("encoder/")}
+        notes.append(f"encoder alone: that run's objective is {before!r}, this one's {now!r}")
+    before, now = (c.get("encoder", {}).get("positions") for c in (theirs, config))
+    if before and now and before != now:
+        notes.append(f"positions differ: that run has {before!r}, this one {now!r}")
+    reading = _same_paths(params, shapes, allow, str(path))
+    _check_shapes(reading.params, shapes, path)
+    digest = hashlib.sha256((folder / "DIGESTS.json").read_bytes()).hexdigest()
+    pretrained = pretrained_on(meta)
+    provenance = {
+        "source": f"{folder.parent.parent.name}, step {folder.name}",
+        "format": "surgjax run",
+        "licence": licence.combined(licences(meta).values()),
+        "pretrained_on": pretrained,
+        "used_cases": None if "unknown" in pretrained else list(meta.get("used_cases") or []),
+        "sha256": digest,
+    }
+    return Reading(reading.params, reading.fresh, notes + reading.notes), provenance
+
+
+def _same_paths(
+    params: dict[str, np.ndarray], shapes: Mapping, allow: Sequence[str], source: str
+) -> Reading:
+    """A run's parameters through a table of identical names: the same rules as for other files."""
+    from surgjax.interop.keys import Row, Table
+
+    paths = sorted(set(params) | set(shapes))
+    return to_ours(
+        Table(tuple(Row(p, p) for p in paths)), params, shapes, source=source, allow=allow
+    )
+
+
+def _from_outside(
+    path: Path, shapes: Mapping, config: Mapping, allow: Sequence[str]
+) -> tuple[Reading, dict[str, Any]]:
+    if not path.exists():
+        hub = len(path.parts) == 2 and not path.is_absolute()
+        fix = "check the path"
+        if hub:
+            fix += f"; a name on the hub: download it first: hf download {path} --local-dir DIR"
+        raise UserError(
+            f"{path} does not exist; expected a run, a Hugging Face folder or a weight file; {fix}"
+        )
+    outside_config = _config_beside(path)
+    module = _format_by_type(outside_config, path) if outside_config.get("model_type") else None
+    weights = files.read(path)
+    module = module or _format_by_names(weights.tensors, path)
+    notes = module.check_config(outside_config, str(path)) if module.MODEL_TYPE else []
+    reading = to_ours(
+        module.TABLE, module.canonical(weights.tensors), shapes, source=str(path), allow=allow
+    )
+    _check_shapes(reading.params, shapes, path)
+    if outside_config:
+        _check_heads(module.heads(outside_config), reading.params, config, path)
+    positions = config.get("encoder", {}).get("positions", "sincos_1d")
+    if positions != "sincos_1d":
+        notes.append(f"positions differ: these weights had 'sincos_1d', this run has {positions!r}")
+    provenance = _outside_provenance(path, module, weights, outside_config)
+    return Reading(reading.params, reading.fresh, notes + reading.notes), provenance
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    """config.json of a folder, or of the folder a Hugging Face weight file lies in; else empty."""
+    folder = path if path.is_dir() else path.parent
+    belongs = path.is_dir() or path.name in files.FOLDER_FILES
+    file = folder / "config.json"
+    return files.read_json(file) if belongs and file.is_file() else {}
+
+
+def _format_by_type(config: Mapping[str, Any], path: Path):
+    modules = [find_format(name) for name in formats()]
+    found = [module for module in modules if module.MODEL_TYPE == config["model_type"]]
+    if not found:
+        raise UserError(
+            f"{path} looks like a {config['model_type']!r} model "
+            f"({', '.join(config.get('architectures') or ['no class named'])}); expected "
+            f"{' or '.join(m.MODEL_TYPE for m in modules if m.MODEL_TYPE)}; give another folder"
+        )
+    return found[0]
+
+
+def _format_by_names(names: Mapping[str, Any], path: Path):
+    for name in formats():
+        module = find_format(name)
+        if module.recognises(names):
+            return module
+    raise UserError(
+        f"{path} holds tensors of no known layout, such as {shortened(sorted(names), 4)}; expected "
+        f"{', '.join(formats())}; give another file"
+    )
+
+
+def _check_shapes(params: Mapping[str, np.ndarray], shapes: Mapping, path: Path) -> None:
+    """Raise UserError naming the config field behind the first shape that differs."""
+    wrong = [name for name in params if params[name].shape != shapes[name]]
+    if not wrong:
+        return
+    wrong.sort(key=lambda name: not name.startswith("encoder/"))  # a decoder follows its encoder
+    part = wrong[0].split("/")[0]
+    found, wanted = (_describe(s, part) for s in ({n: a.shape for n, a in params.items()}, shapes))
+    field = {"encoder": "encoder.size", "decoder": "objective.decoder_width and decoder_depth"}
+    if found == wanted or None in (found, wanted):
+        found, wanted = params[wrong[0]].shape, shapes[wrong[0]]
+        field = {part: f"tensor {wrong[0]}"}
+    raise UserError(
+        f"{path} has another model size: {field.get(part, part)} found {found}, expected {wanted}; "
+        f"set the config to the checkpoint's size or use another checkpoint"
+    )
+
+
+def _describe(shapes: Mapping[str, tuple[int, ...]], part: str) -> str | None:
+    """'B (width 768, 12 blocks)' for a network of stacked blocks; None for another kind."""
+    from surgjax.models.video_vit import SIZES
+
+    norm = shapes.get(f"{part}/blocks/norm1/scale")
+    if norm is None:
+        return None
+    depth, width = norm
+    name = next((n for n, size in SIZES.items() if (size.width, size.depth) == (width, depth)), "")
+    text = f"width {width}, {depth} blocks"
+    return f"{name} ({text})" if name and part == "encoder" else text
+
+
+def _check_heads(found: Mapping[str, tuple[str, int]], params, config: Mapping, path: Path) -> None:
+    """Raise UserError when a checkpoint splits the same width into other attention heads."""
+    from surgjax.models.video_vit import SIZES
+
+    asked = config.get("objective", {}).get("decoder_heads")
+    for part, (field, heads) in found.items():
+        if f"{part}/blocks/norm1/scale" not in params:
+            continue
+        width = params[f"{part}/blocks/norm1/scale"].shape[1]
+        published = {s.width: s.heads for s in SIZES.values()}
+        if part == "decoder":
+            published = {s.decoder_width: s.decoder_heads for s in SIZES.values()}
+            published = {width: asked} if asked else published
+        if heads != published.get(width, width // 64):
+            raise UserError(
+                f"{path}/config.json has {field}={heads}; expected "
+                f"{published.get(width, width // 64)} for width {width}: equal shapes, another "
+                f"network; use a checkpoint with that many heads"
+            )
+
+
+def _outside_provenance(path: Path, module, weights: files.Weights, config) -> dict[str, Any]:
+    """What the source says of itself: our own metadata first, then its model card, else unknown."""
+    hub = str(config.get("_name_or_path"))  # may be a path of somebody's machine
+    own = weights.metadata.get("surgjax")
+    stated: dict[str, Any] = json.loads(own) if own else {}
+    card = front_matter((path if path.is_dir() else path.parent) / "README.md")
+    name = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    datasets = card.get("datasets") or []
+    datasets = [datasets] if isinstance(datasets, str) else datasets
+    from_card = [f"{name} (split unknown)" for name in datasets]
+    return {
+        "source": hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else path.absolute().name,
+        "format": module.__name__.rsplit(".", 1)[-1],
+        "licence": licence.normalised(stated.get("licence") or name or module.LICENCE),
+        "pretrained_on": stated.get("pretrained_on") or from_card or UNKNOWN_DATA,
+        "used_cases": None,
+        "sha256": weights.sha256,
+    }
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    """YAML head of a model card; empty where there is none."""
+    import yaml
+
+    try:
+        head = card.read_text(encoding="utf-8").split("---\n", 2)
+        values = yaml.safe_load(head[1]) if len(head) == 3 and not head[0].strip() else {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def licences(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was made of -> its licence: the stores' datasets, the weights it began with."""
+    found = {str(k): str(v or licence.UNKNOWN) for k, v in (meta.get("licences") or {}).items()}
+    if meta.get("init_from"):
+        start = meta["init_from"]
+        found[f"weights of {start['source']}"] = start.get("licence") or licence.UNKNOWN
+    return found
+
+
+def pretrained_on(meta: Mapping[str, Any]) -> list[str]:
+    """Datasets (and splits) a run's weights have seen, those of its starting weights included."""
+    own = meta.get("pretrained_on") or []
+    seen = [own] if isinstance(own, str) else [str(entry) for entry in own]
+    seen += (meta.get("init_from") or {}).get("pretrained_on") or []
+    return sorted(set(seen)) or list(UNKNOWN_DATA)

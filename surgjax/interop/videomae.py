@@ -1,0 +1,227 @@
+"""Hugging Face's VideoMAE classes: `VideoMAEForPreTraining`; `VideoMAEModel` for an encoder alone.
+
+Their files exist with two spellings of the query and value biases (`q_bias`, and `query.bias` since
+transformers 5.5.1); some releases read only one of them, so an export writes both. The classes have
+fixed one-dimensional positions, which are no tensors, and a decoder norm with eps 1e-5.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgjax.errors import UserError
+from surgjax.interop.keys import LINEAR, Flat, Row, Table, tubelet
+
+MODEL_TYPE = "videomae"
+WEIGHTS = "model.safetensors"
+LICENCE = "unknown"  # of a folder that states none
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+# Fields of config.json that must have these values for our networks to compute the same.
+FIXED = {
+    "patch_size": 16,
+    "tubelet_size": 2,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def block_rows(ours: str, outside: str) -> tuple[Row, ...]:
+    """Rows of a stack of transformer blocks; `outside` is the name of one layer, with `{i}`."""
+    attention = f"{outside}.attention.attention"
+    qkv = tuple(f"{attention}.{part}.weight" for part in ("query", "key", "value"))
+    rows = [Row(f"{ours}/attention/qkv/kernel", qkv, LINEAR)]
+    for letter, part in (("q", "query"), ("v", "value")):
+        name, new_name = f"{attention}.{letter}_bias", f"{attention}.{part}.bias"
+        rows.append(Row(f"{ours}/attention/{letter}_bias", name, also=new_name))
+    norms = {"norm1": "layernorm_before", "norm2": "layernorm_after"}
+    linears = {"attention/out": "attention.output.dense"}
+    linears |= {"mlp/up": "intermediate.dense", "mlp/down": "output.dense"}
+    for mine, theirs in norms.items():
+        rows.append(Row(f"{ours}/{mine}/scale", f"{outside}.{theirs}.weight"))
+        rows.append(Row(f"{ours}/{mine}/bias", f"{outside}.{theirs}.bias"))
+    for mine, theirs in linears.items():
+        rows.append(Row(f"{ours}/{mine}/kernel", f"{outside}.{theirs}.weight", LINEAR))
+        rows.append(Row(f"{ours}/{mine}/bias", f"{outside}.{theirs}.bias"))
+    return tuple(rows)
+
+
+_EMBED = "videomae.embeddings.patch_embeddings.projection"
+TABLE = Table(
+    rows=(
+        Row("encoder/embed/kernel", f"{_EMBED}.weight", tubelet()),
+        Row("encoder/embed/bias", f"{_EMBED}.bias"),
+        *block_rows("encoder/blocks", "videomae.encoder.layer.{i}"),
+        Row("encoder/norm/scale", "videomae.layernorm.weight"),
+        Row("encoder/norm/bias", "videomae.layernorm.bias"),
+        Row("decoder/embed/kernel", "encoder_to_decoder.weight", LINEAR),
+        Row("decoder/mask_token", "mask_token"),
+        *block_rows("decoder/blocks", "decoder.decoder_layers.{i}"),
+        Row("decoder/norm/scale", "decoder.norm.weight"),
+        Row("decoder/norm/bias", "decoder.norm.bias"),
+        Row("decoder/head/kernel", "decoder.head.weight", LINEAR),
+        Row("decoder/head/bias", "decoder.head.bias"),
+    ),
+    ignored={
+        # Written by transformers 5.5.1 to 5.17: it shifts all scores of a query alike.
+        "*.attention.attention.key.bias": "a key bias cancels in the softmax",
+    },
+)
+
+
+def recognises(names: Iterable[str]) -> bool:
+    """True for tensor names of this layout, with or without the `videomae.` prefix."""
+    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names)
+
+
+def canonical(tensors: Flat) -> dict[str, np.ndarray]:
+    """Names as in the table: files of the bare `VideoMAEModel` lack the `videomae.` prefix."""
+    if any(name.startswith("videomae.") for name in tensors):
+        return dict(tensors)
+    bare = ("embeddings.", "encoder.layer.", "layernorm.")
+    return {f"videomae.{n}" if n.startswith(bare) else n: x for n, x in tensors.items()}
+
+
+def check_config(config: Mapping[str, Any], source: str) -> list[str]:
+    """Notes on what a folder's config.json has otherwise than our networks, without harm.
+
+    Raises UserError for a field that makes the public class compute something else.
+    """
+    for field, wanted in FIXED.items():
+        if config.get(field, wanted) != wanted:
+            raise UserError(
+                f"{source}/config.json has {field}={config[field]!r}; expected {wanted!r}, the "
+                f"only value our networks know; use another checkpoint"
+            )
+    if not config.get("qv_bias", config.get("qkv_bias", True)):
+        raise UserError(
+            f"{source}/config.json has qkv_bias=false; expected true, our networks have q and v "
+            f"biases; use another checkpoint"
+        )
+    notes = []
+    if "num_frames" in config and "image_size" in config:
+        notes.append(f"trained on {config['num_frames']} frames of {config['image_size']} pixels")
+    if config.get("norm_pix_loss") is False:
+        notes.append("its decoder predicts plain pixels, ours normalised ones")
+    return notes
+
+
+def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Network -> (field of config.json, attention heads), which no tensor shape tells."""
+    return {
+        "encoder": ("num_attention_heads", config.get("num_attention_heads", 12)),
+        "decoder": ("decoder_num_attention_heads", config.get("decoder_num_attention_heads", 6)),
+    }
+
+
+def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
+    """File name -> content: settings with which the public class computes what `objective` does.
+
+    Raises UserError where no public class does.
+    """
+    size = objective.encoder.grid[1] * objective.encoder.patch[1]
+    return {
+        "config.json": _config(objective, params),
+        "preprocessor_config.json": {
+            "image_processor_type": "VideoMAEImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": size},
+            "resample": 2,  # bilinear
+            "do_center_crop": True,
+            "crop_size": {"height": size, "width": size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": IMAGENET_MEAN,  # the class default is 0.5, which these weights never saw
+            "image_std": IMAGENET_STD,
+        },
+    }
+
+
+def usage(frames: int) -> str:
+    """Code that loads an exported folder, for its card."""
+    return f"""from transformers import AutoImageProcessor, VideoMAEModel
+
+processor = AutoImageProcessor.from_pretrained(folder)
+model = VideoMAEModel.from_pretrained(folder).eval()
+clip = processor(list(frames), return_tensors="pt")  # {frames} RGB frames (height, width, 3), uint8
+tokens = model(**clip).last_hidden_state  # (1, tokens, width); their mean describes the clip"""
+
+
+def has_reference() -> bool:
+    """Whether the public classes can be asked: PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def reference(folder: Path, video: np.ndarray, masked: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What the public classes compute from an exported folder.
+
+    Args:
+      video: uint8 (b t h w c), already of the model's size.
+      masked: (b m) positions to predict, ascending; None for an encoder alone.
+
+    Returns:
+      tokens (b n d); with `masked` also logits (b m 1536) and the scalar loss. float32.
+    """
+    import torch
+    from transformers import VideoMAEForPreTraining, VideoMAEModel, utils
+
+    utils.logging.disable_progress_bar()
+    pixels = (video.astype(np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    pixels = torch.from_numpy(pixels.transpose(0, 1, 4, 2, 3).copy())
+    with torch.no_grad():
+        if masked is None:
+            model = VideoMAEModel.from_pretrained(folder).eval()
+            return {"tokens": model(pixels).last_hidden_state.numpy()}
+        model = VideoMAEForPreTraining.from_pretrained(folder).eval()
+        tokens = model.videomae(pixels).last_hidden_state
+        hidden = np.zeros(tokens.shape[:2], bool)
+        np.put_along_axis(hidden, masked, True, axis=1)
+        out = model(pixels, bool_masked_pos=torch.from_numpy(hidden))
+    made = {"tokens": tokens, "logits": out.logits, "loss": out.loss}
+    return {name: tensor.numpy() for name, tensor in made.items()}
+
+
+def _config(objective, params: Flat) -> dict[str, Any]:
+    encoder = objective.encoder
+    if encoder.positions != "sincos_1d":
+        raise UserError(
+            f"encoder.positions={encoder.positions!r} cannot be exported: the VideoMAE classes "
+            f"have fixed one-dimensional positions; expected 'sincos_1d'; train with it to export"
+        )
+    if encoder.patch != (2, 16, 16):
+        raise UserError(f"patch {encoder.patch} cannot be exported; expected (2, 16, 16)")
+    frames, height, _ = (n * p for n, p in zip(encoder.grid, encoder.patch, strict=True))
+    config = {
+        "architectures": ["VideoMAEModel"],
+        "model_type": MODEL_TYPE,
+        **FIXED,
+        "image_size": height,
+        "num_frames": frames,
+        "hidden_size": encoder.width,
+        "num_hidden_layers": params["encoder/blocks/norm1/scale"].shape[0],
+        "num_attention_heads": encoder.blocks.attention.heads,
+        "intermediate_size": params["encoder/blocks/mlp/up/bias"].shape[-1],
+        "layer_norm_eps": encoder.blocks.norm1.eps,
+        "initializer_range": 0.02,
+        "qkv_bias": True,  # transformers 4
+        "qv_bias": True,  # transformers 5
+        "use_mean_pooling": False,  # True would drop the final norm
+        "norm_pix_loss": True,
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
+    if "decoder/mask_token" in params:
+        decoder = objective.decoder
+        config |= {
+            "architectures": ["VideoMAEForPreTraining"],
+            "decoder_hidden_size": decoder.width,
+            "decoder_num_hidden_layers": params["decoder/blocks/norm1/scale"].shape[0],
+            "decoder_num_attention_heads": decoder.blocks.attention.heads,
+            "decoder_intermediate_size": params["decoder/blocks/mlp/up/bias"].shape[-1],
+        }
+    return config
