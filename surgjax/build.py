@@ -1,0 +1,262 @@
+"""From a checked config to the parts of a run: data, objective, optimizer, sharded state, step."""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from surgjax import objectives
+from surgjax.config import to_dict
+from surgjax.data.leakage import usable_videos
+from surgjax.data.plan import ClipShape, Plan
+from surgjax.data.store import Store, open_store
+from surgjax.interop.load import init_params
+from surgjax.optim import AdamW
+from surgjax.sharding import batch_sharding, state_shardings
+from surgjax.state import (
+    Params,
+    TrainState,
+    flatten,
+    join,
+    lerp,
+    partition,
+    rebuild,
+    split,
+    subtree,
+    unflatten,
+)
+
+log = logging.getLogger("surgjax")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains on."""
+
+    stores: list[Store]
+    clip: ClipShape
+    plan: Plan
+    leakage: dict[str, Any]
+
+
+def open_data(cfg: ConfigDict) -> Data:
+    """Open the stores, drop held-out cases, and plan the order of the clips."""
+    stores = [open_store(path.strip()) for path in cfg.data.stores.split(",")]
+    masks, leakage = usable_videos(stores)
+    clip = ClipShape(cfg.data.frames, cfg.data.stride, cfg.data.size)
+    plan = Plan(
+        stores,
+        masks,
+        clip,
+        cfg.batch_size,
+        cfg.seed,
+        cfg.data.weights,
+        cfg.data.clips_per_window,
+    )
+    return Data(stores, clip, plan, leakage)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An objective with its optimizer: everything needed to make and to change a TrainState.
+
+    Attributes:
+      graphdef: the objective without its parameters.
+      fresh: key -> the objective with newly drawn parameters.
+      optimizer: AdamW with this model's rules.
+      ema_of: path of the sub-tree that is averaged, or None.
+      flops_per_clip: useful training operations.
+    """
+
+    graphdef: nnx.GraphDef
+    fresh: Callable[[jax.Array], nnx.Module]
+    optimizer: AdamW
+    ema_of: str | None
+    flops_per_clip: float
+
+    def init(self, key: jax.Array) -> TrainState:
+        params, frozen = partition(split(self.fresh(key))[1], self.optimizer.is_frozen)
+        ema = None
+        if (
+            self.ema_of is not None
+        ):  # a copy: the state is donated, and no buffer may be in it twice
+            ema = jax.tree.map(jnp.copy, subtree(join(params, frozen), self.ema_of))
+        opt_state = self.optimizer.init(params)
+        return TrainState(jnp.zeros((), jnp.int32), params, frozen, opt_state, ema)
+
+    def abstract(self, mesh: Mesh) -> TrainState:
+        """Shapes, dtypes and shardings of the state; nothing is allocated."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        shardings = state_shardings(mesh, shapes)
+        described = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+        return jax.tree.map(described, shapes, shardings)
+
+
+def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
+    """The objective a config names. bf16 computation on accelerators, f32 on the CPU."""
+    dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+
+    def fresh(key: jax.Array) -> nnx.Module:
+        return objectives.build(
+            **to_dict(cfg.objective),
+            frames=cfg.data.frames,
+            size=cfg.data.size,
+            encoder=to_dict(cfg.encoder),
+            dtype=dtype,
+            rngs=nnx.Rngs(key),
+        )
+
+    module = nnx.eval_shape(lambda: fresh(jax.random.key(0)))
+    graphdef, shapes = split(module)
+    blocks = [x for p, x in flatten(shapes).items() if p.startswith("encoder/blocks/")]
+    depth = blocks[0].shape[0] if blocks else 0
+    optimizer = AdamW(total_steps=cfg.total_steps, depth=depth, **to_dict(cfg.optim))
+    return Learner(graphdef, fresh, optimizer, module.ema_of, module.flops_per_clip())
+
+
+def init_state(
+    learner: Learner, cfg: ConfigDict, abstract: TrainState
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """(fresh state, with the weights of `init_from` where given; their provenance or None)."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    state = jax.jit(learner.init, out_shardings=shardings)(jax.random.key(cfg.seed))
+    if not cfg.init_from:
+        return state, None
+    expected = flatten(join(abstract.params, abstract.frozen))
+    shapes = unflatten({path: leaf.shape for path, leaf in expected.items()})
+    loaded = init_params(cfg.init_from, expected=shapes, config=to_dict(cfg))
+    given = flatten(loaded.params)
+    log.info("%s", loaded.report())
+
+    def fill(tree: Params, places: Params) -> Params:
+        filled = flatten(tree)
+        for path, place in flatten(places).items():
+            if path in given:
+                filled[path] = place_array(given[path], place.sharding)
+        return unflatten(filled)
+
+    params = fill(state.params, abstract.params)
+    frozen = fill(state.frozen, abstract.frozen)
+    ema = state.ema
+    if learner.ema_of is not None:
+        ema = jax.tree.map(jnp.copy, subtree(join(params, frozen), learner.ema_of))
+    return TrainState(state.step, params, frozen, state.opt_state, ema), loaded.provenance
+
+
+def place_array(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """A host array that every process has, as a global array."""
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def make_step(
+    learner: Learner, cfg: ConfigDict, mesh: Mesh, abstract: TrainState, teacher: nnx.Module | None
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step: (state, batch, stop, teacher params) -> (state, scalars). Donates the state.
+
+    `stop` (devices,) int32 carries each process's wish to stop; the scalar "stop" is their maximum,
+    so all processes agree without a collective of its own. `teacher` gives the frozen network's definition;
+    with `ema_of` the averaged sub-tree teaches.
+    """
+    optimizer, accumulation = learner.optimizer, cfg.accumulation
+    teacher_def = split(teacher)[0] if teacher is not None else None
+    if learner.ema_of is not None:
+        module = nnx.eval_shape(lambda: learner.fresh(jax.random.key(0)))
+        for name in learner.ema_of.split("/"):
+            module = getattr(module, name)
+        teacher_def = split(module)[0]
+
+    def step(state: TrainState, batch: dict, stop: jax.Array, teacher_params: Params | None):
+        rng = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+        taught_by = state.ema if learner.ema_of is not None else teacher_params
+
+        def loss(params: Params, rows: dict):
+            objective = rebuild(learner.graphdef, join(params, state.frozen))
+            guide = rebuild(teacher_def, taught_by) if teacher_def is not None else None
+            return objective.loss(rows, rng=rng, teacher=guide)
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        if accumulation == 1:
+            (value, scalars), grads = gradient(state.params, batch)
+        else:
+            value, scalars, grads = _accumulate(gradient, state.params, batch, accumulation)
+        params, opt_state, more = optimizer.update(
+            grads, state.opt_state, state.params, state.step, value
+        )
+        ema = state.ema
+        if ema is not None:
+            objective = rebuild(learner.graphdef, join(state.params, state.frozen))
+            momentum = objective.ema_momentum(state.step, cfg.total_steps)
+            new = lerp(ema, subtree(join(params, state.frozen), learner.ema_of), momentum)
+            moved = more["skipped_in_a_row"] == 0
+            ema = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, ema)
+        state = TrainState(state.step + 1, params, state.frozen, opt_state, ema)
+        return state, scalars | more | {"stop": stop.max()}
+
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh), batch_sharding(mesh), None),
+        out_shardings=(shardings, replicated),
+        donate_argnums=0,
+    )
+
+
+def _accumulate(gradient, params: Params, batch: dict, parts: int):
+    """Mean of loss, scalars and gradients over `parts` micro-batches with rows of every device."""
+
+    def cut(rows: jax.Array) -> jax.Array:  # row r goes to part r % parts, so no row changes device
+        return jnp.moveaxis(rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0)
+
+    def add(total, rows):
+        return jax.tree.map(jnp.add, total, gradient(params, rows)), None
+
+    pieces = jax.tree.map(cut, batch)
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zero, pieces)
+    (value, scalars), grads = jax.tree.map(lambda x: x / parts, total)
+    return value, scalars, grads
+
+
+def describe(cfg: ConfigDict, data: Data, provenance: dict[str, Any] | None) -> dict[str, Any]:
+    """What every checkpoint says about itself: config, versions, data, licences, cases used."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    licences: dict[str, str] = {}
+    for store in data.stores:
+        licences |= store.meta["licences"]
+    cases = data.leakage["cases"]
+    datasets = sorted({case.split("/")[0] for case in cases})
+    before = provenance or {"pretrained_on": [], "used_cases": []}
+    known = before["used_cases"] is not None
+    return {
+        "config": to_dict(cfg),
+        "versions": {"python": platform.python_version(), **versions},
+        "stores": [{"name": s.name, "sha256": _sha256(s.path / "store.json")} for s in data.stores],
+        "licences": licences,
+        "used_cases": sorted({*cases, *before["used_cases"]}) if known else None,
+        "pretrained_on": before["pretrained_on"] + [f"{name} (train)" for name in datasets],
+        "init_from": provenance,
+    }
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def read_config(run: Path) -> ConfigDict:
+    """The config a run was started with."""
+    return ConfigDict(json.loads((run / "config.json").read_text()))

@@ -1,0 +1,288 @@
+"""Checkpoints that can be trusted: asynchronous Orbax saves, a digest of every file, and fallback.
+
+    RUN/checkpoints/<step>/{params,opt_state,ema,meta}/   written by Orbax, in the background
+    RUN/checkpoints/<step>/DIGESTS.json                   sha256 of every file, written last by rank 0
+
+Orbax does not checksum payloads, so a step without DIGESTS.json is not trusted. Restoring verifies,
+and falls back to the newest step that is whole. The only file that imports Orbax.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from surgjax.errors import UserError
+from surgjax.state import Params, TrainState
+from surgjax.writers import write_whole
+
+ITEMS = ("params", "opt_state", "ema", "meta")
+log = logging.getLogger("surgjax")
+
+
+class Checkpoints:
+    """The checkpoints of one run. Every process makes one; rank 0 alone digests and deletes.
+
+    Args:
+      folder: RUN/checkpoints.
+      keep: how many of the newest steps stay.
+      keep_every: steps divisible by it stay too; 0 keeps no others.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0):
+        self.folder, self.keep, self.keep_every = folder.absolute(), keep, keep_every
+        self._manager: ocp.CheckpointManager | None = None
+        self._saving: int | None = None
+        self._digesting: threading.Thread | None = None
+        self._failure: Exception | None = None
+
+    def steps(self) -> list[int]:
+        """Steps that have digests, oldest first (not verified again)."""
+        return sorted(step for step in _step_folders(self.folder) if self._digests(step).is_file())
+
+    def newest_whole(self, strict: bool = False) -> int | None:
+        """The newest step whose files match their digests; None when nothing was ever completed.
+
+        Damaged steps are named in the log and moved aside to `damaged/`, steps that were never
+        completed are removed. Rank 0 decides for all. Raises UserError with `strict` when the newest is damaged, and
+        always when every completed step is.
+        """
+        found: list[Any] = [-1]
+        if jax.process_index() == 0:
+            try:
+                found = [self._clean_and_pick(strict)]
+            except UserError as error:  # the other ranks must learn of it too
+                found = [-2]
+                self._failure = error
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            found = [int(multihost_utils.broadcast_one_to_all(np.int32(found[0])))]
+        if found[0] == -2:
+            raise self._failure or UserError("rank 0 found no checkpoint it can trust")
+        return None if found[0] == -1 else found[0]
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """(state, meta) of a step, placed as the shardings of `abstract` say.
+
+        Raises UserError when the files belong to another model.
+        """
+        arguments = {
+            "params": ocp.args.StandardRestore(abstract.params),
+            "opt_state": ocp.args.StandardRestore(abstract.opt_state),
+            "meta": ocp.args.JsonRestore(),
+        }
+        if abstract.ema is not None:
+            arguments["ema"] = ocp.args.StandardRestore(abstract.ema)
+        try:
+            read = self._open().restore(step, args=ocp.args.Composite(**arguments))
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(
+                f"checkpoint {self.folder / str(step)} does not fit this model ({reason}); "
+                f"use the configuration it was trained with or a new --workdir"
+            ) from error
+        placed = jax.device_put(np.int32(step), abstract.step.sharding)
+        ema = read.ema if abstract.ema is not None else None
+        state = TrainState(placed, read.params, abstract.frozen, read.opt_state, ema)
+        return state, read.meta
+
+    def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
+        """Start saving; returns as soon as the arrays are copied. Finishes the save before it."""
+        self.wait()
+        arguments = {
+            "params": ocp.args.StandardSave(state.params),
+            "opt_state": ocp.args.StandardSave(state.opt_state),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if state.ema is not None:
+            arguments["ema"] = ocp.args.StandardSave(state.ema)
+        self._saving = step
+        with _disk_errors(self.folder):
+            self._open().save(step, args=ocp.args.Composite(**arguments), force=True)
+
+    def poll(self) -> None:
+        """Complete a save whose files are committed, without waiting for anything."""
+        if self._saving is not None and not self._open().is_saving_in_progress():
+            self._complete()
+
+    def wait(self) -> None:
+        """Wait until the last save is on disk with its digests. Raises UserError on a full disk."""
+        if self._saving is not None:
+            self._complete()
+        if self._digesting is not None:
+            self._digesting.join()
+            self._digesting = None
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(max_to_keep=None, create=False)
+            self._manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
+        return self._manager
+
+    def _complete(self) -> None:
+        with _disk_errors(self.folder):
+            self._open().wait_until_finished()
+        step, self._saving = self._saving, None
+        if jax.process_index() == 0:
+            self._digesting = threading.Thread(target=self._digest_and_prune, args=(step,))
+            self._digesting.start()
+
+    def _digest_and_prune(self, step: int) -> None:
+        try:
+            with _disk_errors(self.folder):
+                write_whole(
+                    self._digests(step), json.dumps(digest(self.folder / str(step)), indent=1)
+                )
+            whole = self.steps()
+            for old in whole[: -self.keep]:
+                if not (self.keep_every and old % self.keep_every == 0):
+                    self._digests(old).unlink()  # first, so that a half-deleted step is not trusted
+                    shutil.rmtree(self.folder / str(old))
+        except Exception as error:  # raised again by wait() on the main thread
+            self._failure = error
+
+    def _clean_and_pick(self, strict: bool) -> int:
+        for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)
+        completed = self.steps()
+        for step in set(_step_folders(self.folder)) - set(completed):
+            log.warning("checkpoint %d was never completed; removed", step)
+            shutil.rmtree(self.folder / str(step))
+        for step in reversed(completed):
+            damage = damaged_files(self.folder / str(step))
+            if not damage:
+                return step
+            what = f"checkpoint {self.folder / str(step)} is damaged: {', '.join(damage[:3])}"
+            if strict:
+                raise UserError(f"{what}; drop --strict to continue from an older one")
+            log.error("%s; falling back to an older one", what)
+            aside = self.folder.parent / "damaged" / str(step)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            shutil.move(self.folder / str(step), aside)
+        if completed:
+            raise UserError(
+                f"every checkpoint of {self.folder.parent} is damaged (moved to its damaged/ folder); "
+                f"use a new --workdir to start again"
+            )
+        return -1
+
+    def _digests(self, step: int) -> Path:
+        return self.folder / str(step) / "DIGESTS.json"
+
+
+def digest(folder: Path) -> dict[str, dict[str, Any]]:
+    """{relative path: {sha256, bytes}} of every file below a step folder, DIGESTS.json excepted."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "DIGESTS.json")
+    return {
+        str(f.relative_to(folder)): {"sha256": _sha256(f), "bytes": f.stat().st_size} for f in files
+    }
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a step that are missing or differ from DIGESTS.json; empty when it is whole."""
+    try:
+        expected = json.loads((folder / "DIGESTS.json").read_text())
+    except (OSError, ValueError):
+        return ["DIGESTS.json"]
+    damage = []
+    for name, entry in expected.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"]:
+            damage.append(name)
+        elif _sha256(file) != entry["sha256"]:
+            damage.append(name)
+    return damage
+
+
+def find_step(path: Path, step: int | None = None) -> Path:
+    """The step folder meant by a run folder (its newest whole step, or `step`) or a step folder.
+
+    Raises UserError when there is none.
+    """
+    if (path / "DIGESTS.json").is_file():
+        return path
+    checkpoints = Checkpoints(path / "checkpoints")
+    for found in reversed([step] if step is not None else checkpoints.steps()):
+        if not damaged_files(checkpoints.folder / str(found)):
+            return checkpoints.folder / str(found)
+        log.error("checkpoint %d of %s is damaged or incomplete", found, path)
+    wanted = "a completed checkpoint" if step is None else f"checkpoint {step}"
+    raise UserError(f"{path} has no {wanted}; expected {path}/checkpoints/<step>/DIGESTS.json")
+
+
+def read_params(path: Path, step: int | None = None, item: str = "params") -> tuple[Params, dict]:
+    """(parameters as nested dict of numpy arrays, meta) of a run folder or step folder, any mesh."""
+    folder = find_step(Path(path).absolute(), step)
+    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    tree = handler.metadata(folder / item).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    params = handler.restore(folder / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    frozen = folder.parent.parent / "frozen"
+    if item == "params" and frozen.is_dir():
+        from surgjax.state import join
+
+        params = join(params, read_frozen(folder.parent.parent))
+    return params, json.loads((folder / "meta" / "metadata").read_text())
+
+
+def write_frozen(run: Path, frozen: Params) -> None:
+    """Frozen leaves, written once a run in the layout of a checkpoint item."""
+    if frozen and not (run / "frozen").is_dir():
+        saver = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        saver.save((run / "frozen").absolute(), args=ocp.args.PyTreeSave(frozen))
+
+
+def read_frozen(run: Path) -> Params:
+    """Frozen leaves of a run as numpy arrays."""
+    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    folder = (run / "frozen").absolute()
+    tree = handler.metadata(folder).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+class _disk_errors:
+    """Turns what a full disk raises, of whatever type, into one clear line."""
+
+    SIGNS = ("no space left", "file too large", "out_of_range", "resource_exhausted", "quota")
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, Exception) and any(s in str(error).lower() for s in self.SIGNS):
+            free = shutil.disk_usage(self.folder).free / 1e9
+            raise UserError(
+                f"could not write a checkpoint to {self.folder} ({free:.1f} GB free): disk full or over "
+                f"quota; free space and run the same command again, older checkpoints are intact"
+            ) from error
+
+
+def _step_folders(folder: Path) -> list[int]:
+    return [int(f.name) for f in folder.glob("*") if f.is_dir() and f.name.isdigit()]
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

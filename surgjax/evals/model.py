@@ -1,0 +1,40 @@
+"""What an evaluation receives: functions from numpy to numpy, whatever framework is behind."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from surgjax.data.plan import ClipShape
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder under test.
+
+    Attributes:
+      encode: video uint8 (b t h w c) -> float32 (b d), mean over the tokens of a clip.
+      clip: the clips it takes.
+      used_cases: ids "<dataset>/<case>" that pretraining has seen; None where unknown.
+      random_encode: the same network with fresh weights, the floor that pretraining must beat;
+        None leaves that floor out.
+      reconstruct: batch {"video", "index"} -> {"masked" (b m) int, "prediction" (b m 1536),
+        "mean", "std" (b m 3)}; None for models that reconstruct nothing.
+      name: row title in tables.
+    """
+
+    encode: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b d"]]
+    clip: ClipShape
+    used_cases: Sequence[str] | None = None
+    random_encode: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b d"]] | None = (
+        None
+    )
+    reconstruct: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
+    name: str = "pretrained"
+
+    def saw(self, cases: Iterable[str]) -> str:
+        """ "yes", "no" or "unknown": whether pretraining used any of `cases`."""
+        if self.used_cases is None:
+            return "unknown"
+        return "yes" if set(self.used_cases) & set(cases) else "no"

@@ -1,0 +1,145 @@
+"""Train or evaluate what a config describes.
+
+    python -m surgjax.main --config=configs/surgrec_mae.py --workdir=RUN --config.data.stores=STORE
+    python -m surgjax.main --config=configs/surgrec_mae.py --workdir=RUN --mode=evaluate
+
+The same command again continues. Any field of the config can be set: --config.optim.peak_lr=1e-4
+"""
+
+import argparse
+import ast
+import importlib.util
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from surgjax.errors import UserError, nearest, run
+
+log = logging.getLogger("surgjax")
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    flags = _parse(argv)
+    _log_to_stderr()
+    _private_compilation_cache()
+    from surgjax import multihost
+
+    log.info("%s", multihost.join(flags.multihost))
+    import jax
+
+    if jax.process_index():
+        log.setLevel(logging.WARNING)
+    workdir = Path(flags.workdir)
+    if flags.mode == "evaluate":
+        from surgjax.evaluate import evaluate
+
+        evaluate(workdir, flags.config)
+    else:
+        from surgjax.train import train
+
+        train(flags.config, workdir, strict=flags.strict)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """The flags, with `config` the loaded ConfigDict and every --config.FIELD=VALUE set in it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m surgjax.main",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="a file of configs/")
+    parser.add_argument("--workdir", metavar="RUN", help="folder of the run")
+    parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop when the newest checkpoint is damaged"
+    )
+    parser.add_argument(
+        "--multihost", default="auto", help="auto, on or off: join the processes of a job"
+    )
+    fields = [a for a in argv if a.startswith("--config.")]
+    flags, unknown = parser.parse_known_args([a for a in argv if a not in fields])
+    if unknown:
+        name = unknown[0].split("=")[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise UserError(f"unknown flag {name}{nearest(name, known)}; every flag is --name=value")
+    for needed, example in (("config", "configs/surgrec_mae.py"), ("workdir", "RUN")):
+        if getattr(flags, needed) is None:
+            raise UserError(f"--{needed} is missing; as in --{needed}={example}")
+    file = flags.config.partition(":")[0]
+    flags.config = _load_config(flags.config)
+    for field in fields:
+        _override(flags.config, field, file)
+    return flags
+
+
+def _load_config(given: str) -> ConfigDict:
+    """get_config(variant) of a config file. The file is Python and is executed."""
+    file, _, variant = given.partition(":")
+    if not Path(file).is_file():
+        known = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise UserError(
+            f"config file {file} does not exist{nearest(file, known)}; "
+            f"found: {', '.join(known) or 'no configs/ folder here'}"
+        )
+    spec = importlib.util.spec_from_file_location("surgjax_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {file} defines no get_config(variant)")
+    try:
+        return module.get_config(variant)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _override(cfg: ConfigDict, argument: str, file: str) -> None:
+    """Set one --config.a.b=value, in the type the field has; lists and new fields of evals as Python."""
+    path, equals, text = argument.removeprefix("--config.").partition("=")
+    if not equals:
+        raise UserError(f"{argument} has no value; as in --config.{path}=VALUE")
+    *groups, name = path.split(".")
+    node, done = cfg, ""
+    for part in [*groups, name]:
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = [f"{done}{key}" for key in node] if isinstance(node, ConfigDict) else []
+            raise UserError(f"{file} has no field {path!r}{nearest(path, known)}")
+        parent, node, done = node, node[part], f"{done}{part}."
+    kind = type(node)
+    try:
+        if kind is bool:
+            value = {"true": True, "false": False}[text.lower()]
+        else:
+            value = kind(text) if kind in (int, float, str) else ast.literal_eval(text)
+        parent[name] = value
+    except (KeyError, ValueError, TypeError, SyntaxError):
+        raise UserError(f"config.{path} must be {kind.__name__}, found {text!r}") from None
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _private_compilation_cache() -> None:
+    """Compiled programs are kept between runs. The folder is trusted code, so it is the user's alone."""
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "surgjax" / "compiled"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            return  # a read-only home: compile anew each time
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,174 @@
+"""What a run leaves behind besides checkpoints: metrics.jsonl (ground truth), train.log, STATUS.
+
+TensorBoard (through CLU) and Weights & Biases mirror metrics.jsonl. Only rank 0 writes.
+"""
+
+import fcntl
+import importlib.util
+import json
+import logging
+import math
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from surgjax.errors import UserError
+
+log = logging.getLogger("surgjax")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Raises UserError when another process holds it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(path / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise UserError(
+                f"{path} is in use by another process; wait for it or use another --workdir"
+            ) from None
+        self._handler = logging.FileHandler(path / "train.log")
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(self._handler)
+
+    def status(self, text: str) -> None:
+        """STATUS: running | done | failed: <reason> | preempted | interrupted."""
+        write_whole(self.path / "STATUS", f"{text}\n")
+
+    def close(self) -> None:
+        log.removeHandler(self._handler)
+        self._handler.close()
+        self._lock.close()
+
+
+class Metrics:
+    """metrics.jsonl and its mirrors.
+
+    Args:
+      run: the run folder.
+      restored_step: lines past it are cut, so a continued run reads like an unbroken one.
+      wandb: Weights & Biases project, or "".
+      config: written to the mirrors as hyperparameters.
+    """
+
+    def __init__(self, run: Path, restored_step: int, wandb: str, config: dict[str, Any]):
+        self.file = run / "metrics.jsonl"
+        self.evaluated: set[str] = set()  # evaluations already done at the restored step
+        if self.file.is_file():
+            lines = [line for line in self.file.read_text().splitlines() if _step(line) is not None]
+            kept = [line for line in lines if _step(line) <= restored_step]
+            write_whole(self.file, "".join(f"{line}\n" for line in kept))
+            self.evaluated = _evaluated(kept, restored_step)
+        self._stream = open(self.file, "a")
+        self._tensorboard = tensorboard_writer(run / "tensorboard")
+        self._wandb = _wandb_run(wandb, run, config) if wandb else None
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """One line {"step", name: value, ...}; a mirror that fails is dropped with one warning."""
+        values = {name: float(value) for name, value in scalars.items()}
+        finite = {k: v if math.isfinite(v) else repr(v) for k, v in values.items()}
+        self._stream.write(json.dumps({"step": step, **finite}) + "\n")
+        self._stream.flush()
+        for name in ("_tensorboard", "_wandb"):
+            try:
+                if name == "_tensorboard" and self._tensorboard is not None:
+                    self._tensorboard.write_scalars(step, values)
+                elif self._wandb is not None and name == "_wandb":
+                    self._wandb.log(values, step=step)
+            except Exception as error:  # training must not stop for a mirror
+                log.warning("%s mirror stopped: %s", name[1:], error)
+                setattr(self, name, None)
+
+    def close(self) -> None:
+        self._stream.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _step(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None  # the last line of a killed run
+
+
+def _evaluated(lines: list[str], step: int) -> set[str]:
+    names = {name for line in lines if _step(line) == step for name in json.loads(line)}
+    return {name.removesuffix("/done") for name in names if name.endswith("/done")}
+
+
+def _wandb_run(project: str, run: Path, config: dict[str, Any]):
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("log.wandb is set but wandb is missing: pip install wandb, or log.wandb=''")
+    import wandb
+
+    return wandb.init(project=project, dir=str(run), id=run.name, resume="allow", config=config)
+
+
+def tensorboard_writer(folder: Path):
+    """CLU's writer of TensorBoard files, with and without TensorFlow installed."""
+    if importlib.util.find_spec("tensorflow") is None:
+        _install_summary_writer()
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(folder))
+
+
+def _install_summary_writer() -> None:
+    """Stand in for the one CLU module that needs TensorFlow, under the name CLU imports."""
+    name = "clu.metric_writers.summary_writer"
+    if name in sys.modules:
+        return
+    from tensorboardX import SummaryWriter as EventFile
+
+    class SummaryWriter:
+        def __init__(self, log_dir: str):
+            self._events = EventFile(log_dir)
+
+        def write_scalars(self, step: int, scalars: dict[str, Any]) -> None:
+            for key, value in scalars.items():
+                self._events.add_scalar(key, float(np.asarray(value)), step)
+
+        def write_images(self, step: int, images: dict[str, Any]) -> None:
+            for key, value in images.items():
+                self._events.add_images(key, np.asarray(value), step, dataformats="NHWC")
+
+        def write_texts(self, step: int, texts: dict[str, str]) -> None:
+            for key, value in texts.items():
+                self._events.add_text(key, value, step)
+
+        def write_hparams(self, hparams: dict[str, Any]) -> None:
+            self.write_texts(0, {"hparams": json.dumps(hparams, indent=1, default=str)})
+
+        def flush(self) -> None:
+            self._events.flush()
+
+        def close(self) -> None:
+            self._events.close()
+
+    module = types.ModuleType(name)
+    module.SummaryWriter = SummaryWriter
+    sys.modules[name] = module

@@ -1,0 +1,149 @@
+"""Every shipped config, and every mistake one can make on the command line."""
+
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from surgjax import build, config, main
+from surgjax.errors import UserError
+from surgjax.sharding import make_mesh
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
+
+
+def load(name, variant=""):
+    spec = spec_from_file_location(name, CONFIGS[name])
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cfg = module.get_config(variant)
+    cfg.data.stores = "somewhere"
+    return cfg
+
+
+@pytest.mark.parametrize("name, variant", VARIANTS)
+def test_config_is_valid_and_its_state_has_a_shape(name, variant):
+    cfg = load(name, variant)
+    config.check(cfg, name)
+    abstract = build.make_learner(cfg).abstract(make_mesh())
+    assert sum(x.size for x in jax.tree.leaves(abstract.params)) > 1e5
+
+
+def test_variants_keep_the_global_batch():
+    for name in CONFIGS:
+        assert load(name, "one_gpu").batch_size == load(name).batch_size
+        demo = load(name, "demo")
+        assert demo.batch_size % 8 == 0 and demo.total_steps / demo.checkpoint.every >= 5
+        assert demo.total_steps / demo.log.every >= 20
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name, variant", VARIANTS)
+def test_the_train_step_lowers_for_accelerators(name, variant, platform):
+    cfg = load(name, variant)
+    mesh = jax.sharding.Mesh(
+        np.array(jax.devices()[:1]).reshape(1, 1),
+        ("data", "fsdp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    )
+    learner = build.make_learner(cfg, dtype=jnp.bfloat16)
+    abstract = learner.abstract(mesh)
+    side, rows = cfg.data.size, cfg.accumulation
+    video = jax.ShapeDtypeStruct((rows, cfg.data.frames, side, side, 3), jnp.uint8)
+    batch = {"video": video, "index": jax.ShapeDtypeStruct((rows,), jnp.uint32)}
+    step = build.make_step(learner, cfg, mesh, abstract, None)
+    stop = jax.ShapeDtypeStruct((1,), jnp.int32)
+    exported = export.export(step, platforms=[platform])(abstract, batch, stop, None)
+    assert exported.platforms == (platform,)
+    assert "bf16" in exported.mlir_module()
+
+
+COMMAND = ["--config=configs/surgrec_mae.py:demo", "--workdir={tmp}/run"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            [*COMMAND, "--config.optim.peek_lr=1"],
+            "no field 'optim.peek_lr' (did you mean 'optim.peak_lr'?)",
+        ),
+        ([*COMMAND, "--config.optimm.peak_lr=1"], "no field 'optimm.peak_lr'"),
+        (
+            [*COMMAND, "--config.optim.peak_lr=abc"],
+            "config.optim.peak_lr must be float, found 'abc'",
+        ),
+        ([*COMMAND, "--config.batch_size=1.5"], "config.batch_size must be int, found '1.5'"),
+        (
+            [*COMMAND, "--config.objective.mask_ration=0.5"],
+            "(did you mean 'objective.mask_ratio'?)",
+        ),
+        ([*COMMAND, "--wokdir=x"], "unknown flag --wokdir (did you mean '--workdir'?)"),
+        (
+            ["--config=configs/surgrec_mea.py", "--workdir=x"],
+            "(did you mean 'configs/surgrec_mae.py'?)",
+        ),
+        (["--config=configs/surgrec_mae.py:dmeo", "--workdir=x"], "unknown variant 'dmeo'"),
+        (["--workdir=x"], "--config is missing"),
+        (["--config=configs/surgrec_mae.py"], "--workdir is missing"),
+        ([*COMMAND, "--config.data.stores=/nowhere/at/all"], "/nowhere/at/all"),
+        (COMMAND, "data.stores is empty"),
+        ([*COMMAND, "--config.data.stores=x", "--config.data.size=100"], "data.size is 100"),
+        ([*COMMAND, "--config.data.stores=x", "--config.data.frames=15"], "data.frames is 15"),
+        (
+            [*COMMAND, "--config.data.stores=x", "--config.batch_size=12"],
+            "batch_size=12 is not divisible",
+        ),
+        ([*COMMAND, "--config.data.stores=x", "--config.encoder.size=X"], "encoder.size is 'X'"),
+        (
+            [*COMMAND, "--config.data.stores=x", "--config.objective.name=mea"],
+            "(did you mean 'mae'?)",
+        ),
+        ([*COMMAND, "--multihost=perhaps"], "none of auto, on, off"),
+        ([*COMMAND, "--mode=evaluate"], "is no run"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError) as error:
+        main.main([a.format(tmp=tmp_path) for a in arguments])
+    assert message in str(error.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_command_leaves_with_2_and_help_with_0():
+    wrong = subprocess.run(
+        [sys.executable, "-m", "surgjax.main", "--config=configs/surgrec_mae.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    assert wrong.stderr.startswith("error: ") and "Traceback" not in wrong.stderr
+    helped = subprocess.run(
+        [sys.executable, "-m", "surgjax.main", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert helped.returncode == 0 and "--workdir" in helped.stdout
+
+
+def test_a_config_with_an_unknown_field_or_a_wrong_type_is_named():
+    cfg = load("surgrec_mae")
+    cfg.optim.momentum = 0.9
+    with pytest.raises(UserError, match="'optim.momentum'"):
+        config.check(cfg)
+    cfg = load("surgrec_mae")
+    cfg.objective = {"name": "mae", "mask_ratio": "high"}
+    with pytest.raises(UserError, match="objective.mask_ratio must be float"):
+        config.check(cfg)
+    cfg = load("surgrec_mae")
+    cfg.evals = {"knn": {"store": "x"}}
+    with pytest.raises(UserError, match="evals.knn.every"):
+        config.check(cfg)

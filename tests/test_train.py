@@ -1,0 +1,207 @@
+"""The loop's promises: exact continuation, one compilation, any mesh, clear refusals."""
+
+import fcntl
+import json
+
+import jax
+import numpy as np
+import pytest
+from runs import everything, losses, same, tiny
+
+from surgjax import build, sharding
+from surgjax.checkpoint import read_params
+from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError
+from surgjax.state import flatten, partition
+from surgjax.train import train
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Most promises are about one device; the tests of several ask for `devices`."""
+    use_devices(monkeypatch, 1)
+
+
+def use_devices(monkeypatch, count):
+    found = jax.local_devices()[:count]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+
+
+@pytest.fixture(scope="session")
+def straight(store, tmp_path_factory):
+    """An unbroken run of six steps on one device."""
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        train(tiny(store), run)
+    return run
+
+
+def test_three_steps_and_three_more_are_six_bit_for_bit(store, straight, tmp_path):
+    train(tiny(store, stop_at_step=3), tmp_path)
+    assert max(losses(tmp_path)) == 3
+    train(tiny(store), tmp_path)
+    assert same(tmp_path, straight)
+    assert losses(tmp_path) == losses(straight) and list(losses(straight)) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("action, code", [("sigterm", REQUEUE), ("sigint", INTERRUPTED)])
+def test_a_signal_saves_and_the_run_goes_on_exactly(
+    store, straight, tmp_path, monkeypatch, action, code
+):
+    monkeypatch.setenv("SURGJAX_FAULT", f"before_step:{action}:3")
+    with pytest.raises(Stopped) as stop:
+        train(tiny(store, checkpoint__every=100), tmp_path)
+    assert stop.value.code == code
+    assert (tmp_path / "STATUS").read_text().split() == [
+        "preempted" if code == REQUEUE else "interrupted"
+    ]
+    assert 3 <= read_params(tmp_path)[1]["step"] < 6
+    monkeypatch.delenv("SURGJAX_FAULT")
+    train(tiny(store, checkpoint__every=100), tmp_path)
+    assert same(tmp_path, straight) and (tmp_path / "STATUS").read_text() == "done\n"
+
+
+def test_a_finished_run_has_nothing_left_to_do(store, straight):
+    before = (straight / "metrics.jsonl").read_text()
+    train(tiny(store), straight)
+    assert (straight / "metrics.jsonl").read_text() == before
+
+
+def test_the_step_compiles_once(store, tmp_path, monkeypatch):
+    made = []
+    make_step = build.make_step
+    monkeypatch.setattr(
+        build, "make_step", lambda *a, **k: made.append(make_step(*a, **k)) or made[0]
+    )
+    train(tiny(store, stop_at_step=3), tmp_path)
+    train(tiny(store), tmp_path)  # a restored state is no reason to compile again
+    assert [step._cache_size() for step in made[:1]] == [1]
+    assert made[0] is not made[1] and made[1]._cache_size() in (0, 1)
+
+
+def close(a, b, tolerance=1e-5):
+    pairs = zip(everything(a), everything(b), strict=True)
+    return all(np.allclose(x, y, rtol=0, atol=tolerance) for x, y in pairs)
+
+
+def test_one_device_data_parallel_and_fully_sharded_agree(store, straight, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SHARDED_SIZE", 1)
+    use_devices(monkeypatch, 8)
+    train(tiny(store), tmp_path / "data")
+    state = train(tiny(store, mesh__data=2, mesh__fsdp=4), tmp_path / "fsdp")
+    kernel = state.params["encoder"]["embed"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * 4 == kernel.size
+    assert close(tmp_path / "data", straight) and close(tmp_path / "fsdp", straight)
+
+
+def test_a_run_continues_on_another_mesh(store, straight, tmp_path, monkeypatch):
+    train(tiny(store, stop_at_step=3), tmp_path)
+    use_devices(monkeypatch, 4)
+    train(tiny(store, mesh__data=2, mesh__fsdp=2), tmp_path)
+    assert close(tmp_path, straight)
+
+
+def test_accumulation_changes_memory_not_numbers(store, straight, tmp_path, monkeypatch):
+    use_devices(monkeypatch, 2)
+    train(tiny(store, accumulation=4), tmp_path)
+    assert close(tmp_path, straight)
+
+
+def test_workers_do_not_change_numbers(store, straight, tmp_path):
+    train(tiny(store, data__workers=1, stop_at_step=2), tmp_path)
+    assert {s: v for s, v in losses(straight).items() if s <= 2} == losses(tmp_path)
+
+
+def test_frozen_leaves_keep_their_values_and_are_saved_once(store, tmp_path):
+    cfg = tiny(store, optim__frozen=r"encoder/(embed|blocks/0/)", stop_at_step=3)
+    train(cfg, tmp_path)
+    cfg.stop_at_step = 0
+    state = train(cfg, tmp_path)
+    assert set(flatten(state.frozen)) == {"encoder/embed/kernel", "encoder/embed/bias"}
+    assert "embed" not in state.params["encoder"]
+    fresh = build.make_learner(cfg).init(jax.random.key(cfg.seed))
+    assert np.array_equal(
+        state.frozen["encoder"]["embed"]["kernel"], fresh.frozen["encoder"]["embed"]["kernel"]
+    )
+    trained, first = (flatten(s.params)["encoder/blocks/mlp/up/kernel"] for s in (state, fresh))
+    assert np.array_equal(trained[0], first[0]) and not np.array_equal(trained[1], first[1])
+    whole, _ = read_params(tmp_path)
+    assert np.array_equal(
+        whole["encoder"]["embed"]["kernel"], fresh.frozen["encoder"]["embed"]["kernel"]
+    )
+
+
+def test_updates_that_stay_infinite_end_the_run_with_a_way_out(store, tmp_path):
+    cfg = tiny(store, optim__peak_lr=1e38, optim__warmup_steps=0, total_steps=40)
+    with pytest.raises(UserError, match="in a row .* lower optim.peak_lr"):
+        train(cfg, tmp_path)
+    assert (tmp_path / "STATUS").read_text().startswith("failed: UserError")
+
+
+@pytest.mark.parametrize(
+    "change, field",
+    [
+        ({"batch_size": 16}, "batch_size"),
+        ({"optim__peak_lr": 0.5}, "optim.peak_lr"),
+        ({"objective__mask_ratio": 0.5}, "objective.mask_ratio"),
+        ({"seed": 1}, "seed"),
+    ],
+)
+def test_a_changed_config_is_refused_by_field(store, straight, change, field):
+    with pytest.raises(UserError, match=f"{field}="):
+        train(tiny(store, **change), straight)
+
+
+def test_a_second_process_is_refused(store, tmp_path):
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="in use by another process"):
+            train(tiny(store), tmp_path)
+
+
+def test_metrics_are_cut_back_to_the_restored_step(store, straight, tmp_path):
+    train(tiny(store, stop_at_step=2), tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 3, "loss": 99.0}) + '\n{"step": 4, "lo')
+    train(tiny(store), tmp_path)
+    assert losses(tmp_path) == losses(straight)
+
+
+def test_the_checkpoint_says_what_it_was_made_of(straight, store):
+    _, meta = read_params(straight)
+    assert meta["pretrained_on"] == ["synthetic (train)"] and meta["step"] == 6
+    assert meta["used_cases"] and all(c.startswith("synthetic/") for c in meta["used_cases"])
+    assert meta["versions"]["jax"] == jax.__version__
+    assert meta["licences"].keys() == {"synthetic"}
+
+
+def test_an_average_of_the_encoder_follows_it(store, tmp_path, monkeypatch):
+    from surgjax.objectives import mae
+
+    class Averaged(mae.Objective):
+        ema_of = "encoder"
+
+        def ema_momentum(self, step, total_steps):
+            return 0.5
+
+    monkeypatch.setattr(mae, "Objective", Averaged)
+    cfg = tiny(store, checkpoint__keep=10, checkpoint__every=1, total_steps=4)
+    train(cfg, tmp_path / "a")
+    key = "blocks/mlp/up/kernel"
+    average = flatten(build.make_learner(cfg).init(jax.random.key(cfg.seed)).ema)[key]
+    for step in range(1, 5):
+        params = flatten(read_params(tmp_path / "a", step)[0]["encoder"])[key]
+        average = 0.5 * average + 0.5 * params
+        saved = flatten(read_params(tmp_path / "a", step, "ema")[0])[key]
+        np.testing.assert_allclose(saved, average, atol=1e-6)
+    train(tiny(store, total_steps=4, stop_at_step=2), tmp_path / "b")
+    train(tiny(store, total_steps=4), tmp_path / "b")
+    resumed = flatten(read_params(tmp_path / "b", item="ema")[0])[key]
+    assert np.array_equal(resumed, saved)
+
+
+def test_partition_and_join_are_inverse():
+    params = {"a": {"x": np.ones(2), "y": np.zeros(3)}}
+    trained, frozen = partition(params, lambda path, shape: path == "a/y")
+    assert flatten(trained).keys() == {"a/x"} and flatten(frozen).keys() == {"a/y"}
+    assert flatten(build.join(trained, frozen)).keys() == flatten(params).keys()
