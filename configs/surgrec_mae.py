@@ -36,6 +36,10 @@ def get_config(variant: str = ""):
     cfg.checkpoint.every = 1_000
     cfg.checkpoint.keep_every = 20_000
     cfg.data.workers = 8
+    # Off until they are given a labelled store: --config.evals.knn.store=STORE
+    cfg.evals.knn = dict(every=10_000, store="", task="phase")
+    cfg.evals.linear_probe = dict(every=0, store="", task="phase", split="official")
+    cfg.evals.reconstruction = dict(every=2_000, store="")
 
     if variant == "one_gpu":
         cfg.accumulation = 16
@@ -52,6 +56,8 @@ def get_config(variant: str = ""):
         cfg.log.every = 10
         cfg.checkpoint.every = 60
         cfg.checkpoint.keep_every = 0
+        cfg.evals.knn.every = 0
+        cfg.evals.reconstruction.every = 100
     elif variant:
         raise ValueError(f"unknown variant {variant!r}; known: demo, one_gpu")
     return cfg

@@ -339,6 +339,11 @@ def frames(
         shine = cv2.addWeighted(shine, 0.5, glass, 0.5, 0)
         table = cv2.addWeighted(wet_table, wet, gloss_table, 1 - wet, 0).ravel()
         image = cv2.add(image, cv2.cvtColor(cv2.LUT(shine, table), cv2.COLOR_GRAY2RGB))
+        if wet > 0.02:  # light and dark crests of running water, of mean 0
+            crest = np.sin(crest_x + crest_y - 2 * np.pi * 0.8 * frame / 25, dtype=np.float32)
+            crest = np.uint8(np.clip(128 + 80 * wet * pooled * crest, 0, 255))
+            crest = cv2.cvtColor(cv2.resize(crest, (width, height)), cv2.COLOR_GRAY2RGB)
+            image = cv2.multiply(image, crest, scale=1 / 128)
 
         shown = [t for t in plan.tools if np.hypot(*(t.tip[frame] - t.pivot)) > 0.02]
         if shown:
@@ -360,11 +365,6 @@ def frames(
         for tool in shown:
             _draw_tool(image, tool, frame, scale, middle)
         image = cv2.multiply(image, fall, scale=1 / 255)
-        if wet > 0.02:  # light and dark crests of running water, of mean 0
-            crest = np.sin(crest_x + crest_y - 2 * np.pi * 0.8 * frame / 25, dtype=np.float32)
-            crest = np.uint8(np.clip(128 + 80 * wet * pooled * crest, 0, 255))
-            crest = cv2.cvtColor(cv2.resize(crest, (width, height)), cv2.COLOR_GRAY2RGB)
-            image = cv2.multiply(image, crest, scale=1 / 128)
 
         smoke = float(plan.smoke[frame])
         if smoke > 0.02:

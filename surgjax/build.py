@@ -136,7 +136,12 @@ def init_state(
         return state, None
     expected = flatten(join(abstract.params, abstract.frozen))
     shapes = unflatten({path: leaf.shape for path, leaf in expected.items()})
-    loaded = init_params(cfg.init_from, expected=shapes, config=to_dict(cfg))
+    loaded = init_params(
+        cfg.init_from,
+        expected=shapes,
+        config=to_dict(cfg),
+        allow=[glob.strip() for glob in cfg.init_allow.split(",") if glob.strip()],
+    )
     given = flatten(loaded.params)
     log.info("%s", loaded.report())
 
@@ -163,10 +168,10 @@ def place_array(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def make_step(
     learner: Learner, cfg: ConfigDict, mesh: Mesh, abstract: TrainState, teacher: nnx.Module | None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step: (state, batch, stop, teacher params) -> (state, scalars). Donates the state.
+    """The compiled step, (state, batch, stop, teacher params) -> (state, scalars); donates state.
 
     `stop` (devices,) int32 carries each process's wish to stop; the scalar "stop" is their maximum,
-    so all processes agree without a collective of its own. `teacher` gives the frozen network's definition;
+    so all processes agree without a collective of its own. `teacher` defines a frozen network;
     with `ema_of` the averaged sub-tree teaches.
     """
     optimizer, accumulation = learner.optimizer, cfg.accumulation

@@ -1,7 +1,7 @@
 """Checkpoints that can be trusted: asynchronous Orbax saves, a digest of every file, and fallback.
 
     RUN/checkpoints/<step>/{params,opt_state,ema,meta}/   written by Orbax, in the background
-    RUN/checkpoints/<step>/DIGESTS.json                   sha256 of every file, written last by rank 0
+    RUN/checkpoints/<step>/DIGESTS.json                   sha256 of every file, written last
 
 Orbax does not checksum payloads, so a step without DIGESTS.json is not trusted. Restoring verifies,
 and falls back to the newest step that is whole. The only file that imports Orbax.
@@ -25,6 +25,8 @@ from surgjax.writers import write_whole
 
 ITEMS = ("params", "opt_state", "ema", "meta")
 log = logging.getLogger("surgjax")
+# Orbax warns that an item read by itself has no step metadata beside it; ours is in `meta`.
+logging.getLogger("absl").addFilter(lambda r: "_CHECKPOINT_METADATA" not in r.getMessage())
 
 
 class Checkpoints:
@@ -51,8 +53,8 @@ class Checkpoints:
         """The newest step whose files match their digests; None when nothing was ever completed.
 
         Damaged steps are named in the log and moved aside to `damaged/`, steps that were never
-        completed are removed. Rank 0 decides for all. Raises UserError with `strict` when the newest is damaged, and
-        always when every completed step is.
+        completed are removed. Rank 0 decides for all. Raises UserError when every completed step is
+        damaged, and with `strict` when the newest is.
         """
         found: list[Any] = [-1]
         if jax.process_index() == 0:
@@ -179,8 +181,8 @@ class Checkpoints:
             shutil.move(self.folder / str(step), aside)
         if completed:
             raise UserError(
-                f"every checkpoint of {self.folder.parent} is damaged (moved to its damaged/ folder); "
-                f"use a new --workdir to start again"
+                f"every checkpoint of {self.folder.parent} is damaged (moved to its damaged/); use"
+                f"  a new --workdir to start again"
             )
         return -1
 
@@ -224,12 +226,12 @@ def find_step(path: Path, step: int | None = None) -> Path:
         if not damaged_files(checkpoints.folder / str(found)):
             return checkpoints.folder / str(found)
         log.error("checkpoint %d of %s is damaged or incomplete", found, path)
-    wanted = "a completed checkpoint" if step is None else f"checkpoint {step}"
+    wanted = "completed checkpoint" if step is None else f"whole checkpoint {step}"
     raise UserError(f"{path} has no {wanted}; expected {path}/checkpoints/<step>/DIGESTS.json")
 
 
 def read_params(path: Path, step: int | None = None, item: str = "params") -> tuple[Params, dict]:
-    """(parameters as nested dict of numpy arrays, meta) of a run folder or step folder, any mesh."""
+    """(parameters as nested dict of numpy arrays, meta) of a run or step folder, of any mesh."""
     folder = find_step(Path(path).absolute(), step)
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     tree = handler.metadata(folder / item).item_metadata.tree
@@ -274,8 +276,8 @@ class _disk_errors:
         if isinstance(error, Exception) and any(s in str(error).lower() for s in self.SIGNS):
             free = shutil.disk_usage(self.folder).free / 1e9
             raise UserError(
-                f"could not write a checkpoint to {self.folder} ({free:.1f} GB free): disk full or over "
-                f"quota; free space and run the same command again, older checkpoints are intact"
+                f"could not write a checkpoint to {self.folder} ({free:.1f} GB free), disk full or "
+                f"over quota; free space and run the same command again, older checkpoints are intact"
             ) from error
 
 

@@ -27,6 +27,7 @@ def defaults() -> ConfigDict:
     cfg.batch_size = 256  # clips a step over all devices
     cfg.accumulation = 1  # micro-batches a step
     cfg.init_from = ""  # run folder, Hugging Face folder or weight file
+    cfg.init_allow = ""  # comma-separated globs of its tensors that may be unused or missing
     cfg.data = ConfigDict()
     cfg.data.stores = ""  # comma-separated store folders
     cfg.data.weights = ""  # comma-separated shares, one a store; empty: by number of clips
@@ -61,7 +62,8 @@ def defaults() -> ConfigDict:
     cfg.mesh = ConfigDict()
     cfg.mesh.data = -1  # -1: all devices left
     cfg.mesh.fsdp = 1
-    cfg.evals = ConfigDict()  # <name>: {every: steps, and the arguments of evals/<module>.py}
+    # <name>: {every: steps (0: only at the end), store: "" (off), arguments of evals/<name>.py}
+    cfg.evals = ConfigDict()
     return cfg
 
 
@@ -85,13 +87,17 @@ def check(cfg: ConfigDict, file: str = "the config") -> None:
     token_grid(cfg.data.frames, cfg.data.size, (2, 16, 16))
     _check_arguments(cfg.objective, "objective", "surgjax.objectives", "Objective", file)
     for name, block in cfg.evals.items():
-        if "every" not in block or int(block.every) < 0:
-            raise UserError(
-                f"evals.{name}.every must be given: steps between evaluations, 0: at the end"
-            )
+        for needed in ("every", "store"):
+            if needed not in block:
+                raise UserError(f"evals.{name}.{needed} must be given")
         _check_arguments(
             {"name": name} | dict(block), f"evals.{name}", "surgjax.evals", "Evaluator", file
         )
+
+
+def active_evals(cfg: ConfigDict) -> dict[str, ConfigDict]:
+    """The evaluations that have a store to run on."""
+    return {name: block for name, block in cfg.evals.items() if block.store}
 
 
 def component(package: str, name: str, attribute: str) -> Any:
@@ -115,7 +121,7 @@ def to_dict(cfg: ConfigDict) -> dict[str, Any]:
 
 
 def refuse_changes(saved: dict[str, Any], new: dict[str, Any], run: str) -> None:
-    """Raise UserError naming the first field that may not differ between a run and its continuation."""
+    """Raise UserError naming the first field that differs where a continuation may not."""
     old_flat, new_flat = _flat(saved), _flat(new)
     for path in sorted(old_flat | new_flat):
         if path in MAY_DIFFER or path.split(".")[0] in MAY_DIFFER:

@@ -1,4 +1,4 @@
-"""One way to fail: users' mistakes are one clear line, everything stops with a documented exit code.
+"""One way to fail: a user's mistake is one clear line, and every exit code is documented.
 
 | code | meaning                                              |
 |------|------------------------------------------------------|
@@ -18,7 +18,7 @@ DAMAGE, USER, REQUEUE, INTERRUPTED = 1, 2, 75, 130
 
 
 class UserError(Exception):
-    """Something the user can put right. The message is one line: what was found, expected, how to fix."""
+    """Something the user can put right; one line: what was found, expected, and the fix."""
 
 
 class Stopped(Exception):
@@ -42,7 +42,7 @@ def nearest(word: str, known: object, cutoff: float = 0.6) -> str:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and leave the process with its exit code; a UserError prints one line, no traceback.
+    """Call `main` and leave the process with its exit code; a UserError prints one line.
 
     SURGJAX_DEBUG=1 keeps tracebacks of user errors too.
     """

@@ -45,9 +45,10 @@ class Evaluators:
     ):
         self._learner, self._clip, self._used_cases = learner, clip, used_cases
         self._workdir, self._signal, self._seed = workdir, signal, cfg.seed
-        self._every = {name: int(block.every) for name, block in cfg.evals.items()}
+        active = config.active_evals(cfg)
+        self._every = {name: int(block.every) for name, block in active.items()}
         self._made = {}
-        for name, block in cfg.evals.items():
+        for name, block in active.items():
             arguments = config.to_dict(block)
             module = arguments.pop("module", name)
             del arguments["every"]
@@ -126,8 +127,9 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
     own = build.read_config(workdir)
     if cfg is not None:
         own.evals = cfg.evals
-    if not own.evals:
-        raise UserError("the config has no evals; add a block evals.<name>")
+    names = set(config.active_evals(own))
+    if not names:
+        raise UserError("no evaluation has a store; as in --config.evals.knn.store=STORE")
     params, meta = read_params(workdir)
     learner = build.make_learner(own)
     clip = ClipShape(own.data.frames, own.data.stride, own.data.size)
@@ -135,7 +137,7 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
     try:
         with StopSignal() as signal:
             evaluators = Evaluators(own, learner, clip, meta["used_cases"], workdir, signal)
-            results = evaluators.run_params(params, meta["step"], None, only=set(own.evals))
+            results = evaluators.run_params(params, meta["step"], None, only=names)
             if signal.code:
                 raise Stopped("evaluation interrupted", signal.code)
     finally:

@@ -99,7 +99,7 @@ def _load_config(given: str) -> ConfigDict:
 
 
 def _override(cfg: ConfigDict, argument: str, file: str) -> None:
-    """Set one --config.a.b=value, in the type the field has; lists and new fields of evals as Python."""
+    """Set one --config.a.b=value in the type the field has; anything but scalars as Python."""
     path, equals, text = argument.removeprefix("--config.").partition("=")
     if not equals:
         raise UserError(f"{argument} has no value; as in --config.{path}=VALUE")
@@ -128,7 +128,7 @@ def _log_to_stderr() -> None:
 
 
 def _private_compilation_cache() -> None:
-    """Compiled programs are kept between runs. The folder is trusted code, so it is the user's alone."""
+    """Keep compiled programs between runs, in a folder of the user's own: they are trusted code."""
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):

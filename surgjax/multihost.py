@@ -44,8 +44,8 @@ def join(mode: str = "auto") -> str:
     kind, processes = launcher()
     if mode == "on" and kind == "none":
         raise UserError(
-            f"--multihost=on but no launcher described the job; expected all of {', '.join(LAUNCHER)}, "
-            f"or SLURM's or a TPU pod's variables"
+            f"--multihost=on but no launcher described the job; expected {', '.join(LAUNCHER)}, "
+            f"or the variables of SLURM or a TPU pod"
         )
     if mode != "off" and processes > 1:
         # Our own SIGTERM handler is the one owner of preemption.
@@ -59,6 +59,7 @@ def join(mode: str = "auto") -> str:
             }
         jax.distributed.initialize(initialization_timeout=COORDINATOR_TIMEOUT_S, **arguments)
     return (
-        f"multihost={mode} found={kind} process {jax.process_index() + 1} of {jax.process_count()}, "
+        f"multihost={mode} found={kind} process {jax.process_index() + 1} of "
+        f"{jax.process_count()}, "
         f"{jax.local_device_count()} of {jax.device_count()} {jax.default_backend()} devices"
     )

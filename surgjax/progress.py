@@ -100,4 +100,5 @@ def line(step: int, last_step: int, scalars: dict[str, float]) -> str:
     if "mfu_percent" in scalars:
         text += f"MFU {scalars['mfu_percent']:.1f} % "
     minutes, seconds = divmod(int(scalars["eta_s"]), 60)
-    return f"{text}memory {scalars['memory_gb']:.1f} GB ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    return f"{text}memory {scalars['memory_gb']:.1f} GB ETA {left}"

@@ -1,4 +1,4 @@
-"""What a run is made of: the train state, and the border between NNX modules and plain dicts of arrays."""
+"""The train state, and the border between NNX modules and plain dicts of arrays."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -123,7 +123,7 @@ def test_parameters_are_read_without_a_mesh(tmp_path):
     assert equal(params, state.params) and meta["step"] == 2
     assert isinstance(params["encoder"]["embed"]["bias"], np.ndarray)
     assert read_params(tmp_path, step=1)[1]["step"] == 1
-    with pytest.raises(UserError, match="checkpoint 9"):
+    with pytest.raises(UserError, match="no whole checkpoint 9"):
         find_step(tmp_path, 9)
 
 

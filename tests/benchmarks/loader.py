@@ -92,7 +92,7 @@ def measure(video: Path, work: Path, rounds: int) -> dict:
     for turn in range(rounds + 1):
         for name, contestant in contestants.items():
             clips, seconds = contestant.run(turn)
-            if turn:  # the first round warms caches up
+            if turn:  # the first round warms the caches
                 rates[name].append(clips / seconds)
     ratios = {  # of the same round, so that a change of the machine's speed cancels
         name: statistics.median(s / r for s, r in zip(rates["store"], values, strict=True))
@@ -168,7 +168,7 @@ def make_plan(work: Path, batch_size: int = 4, **options) -> Plan:
 class Store:
     def __init__(self, work: Path, augment: str, crop: bool = False, **options):
         self.plan, self.augment, self.crop = make_plan(work, **options), augment, crop
-        self.steps = 4 * self.plan.clips_per_window
+        self.steps = max(8, self.plan.clips_per_window)
 
     def run(self, turn: int) -> tuple[int, float]:
         original = transforms.SCALES

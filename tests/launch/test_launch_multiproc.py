@@ -1,0 +1,94 @@
+"""Several processes of one job, for real: same numbers, one checkpoint, signals and failures."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import everything, losses
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = [sys.executable, "launch/local_multiproc.py"]
+
+
+def job(store, run, processes, devices, *more, environment=None):
+    command = [
+        *[*LAUNCH, "--processes", str(processes), "--devices", str(devices), "--"],
+        *[sys.executable, "-m", "surgjax.main", "--config=configs/surgrec_mae.py:demo"],
+        *[f"--workdir={run}", f"--config.data.stores={store}", "--config.total_steps=4"],
+        *["--config.data.size=32", "--config.data.frames=4", "--config.batch_size=8"],
+        *["--config.log.every=1", "--config.checkpoint.every=2", *more],
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, timeout=300):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def one_process(store, tmp_path_factory):
+    run = tmp_path_factory.mktemp("one")
+    code, output = finish(job(store, run, 1, 2))
+    assert code == 0, output
+    return run
+
+
+def close(a, b):
+    pairs = zip(everything(a), everything(b), strict=True)
+    return all(np.allclose(x, y, rtol=0, atol=1e-5) for x, y in pairs)
+
+
+def test_two_processes_train_as_one(store, one_process, tmp_path):
+    code, output = finish(job(store, tmp_path, 2, 1))
+    assert code == 0, output
+    assert "process 1 of 2" in output
+    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=1e-5)
+    assert close(tmp_path, one_process)
+
+
+@pytest.mark.slow
+def test_four_processes_with_sharded_parameters_train_as_one(store, one_process, tmp_path):
+    mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=4"]
+    code, output = finish(job(store, tmp_path, 4, 1, *mesh))
+    assert code == 0, output
+    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=1e-5)
+    assert close(tmp_path, one_process)
+
+
+def test_sigterm_to_the_launcher_saves_on_all_ranks(store, tmp_path):
+    long = ["--config.total_steps=5000", "--config.checkpoint.every=9999"]
+    process = job(store, tmp_path, 2, 1, *long)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        metrics = tmp_path / "metrics.jsonl"
+        if metrics.is_file() and metrics.read_text().count("\n") >= 3:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 75, output
+    assert (tmp_path / "STATUS").read_text() == "preempted\n"
+    assert list((tmp_path / "checkpoints").glob("*/DIGESTS.json"))
+
+
+def test_a_mistake_ends_all_processes_with_2(store, tmp_path):
+    code, output = finish(job(store, tmp_path, 2, 1, "--config.batch_size=7"))
+    assert code == 2 and "batch_size=7 is not divisible" in output
+
+
+def test_a_failing_command_gives_its_code():
+    command = [*LAUNCH, "--processes", "2", "--", sys.executable, "-c", "import sys; sys.exit(5)"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 5
