@@ -277,7 +277,7 @@ class _disk_errors:
             free = shutil.disk_usage(self.folder).free / 1e9
             raise UserError(
                 f"could not write a checkpoint to {self.folder} ({free:.1f} GB free), disk full or "
-                f"over quota; free space and run the same command again, older checkpoints are intact"
+                f"over quota; free space and run the same command again; older ones are whole"
             ) from error
 
 

@@ -94,7 +94,7 @@ class AdamW:
     def update(
         self, grads: Params, state: Params, params: Params, step: jax.Array, loss: jax.Array
     ) -> tuple[Params, Params, dict[str, jax.Array]]:
-        """One update: (params, opt_state, scalars). If anything is not finite only counters move."""
+        """One update: (params, opt_state, scalars); if not finite, only the counters move."""
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
         if self.clip_norm:

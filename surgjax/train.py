@@ -176,9 +176,9 @@ def _agreed_code(before: dict[str, jax.Array], step: int, checkpoints: Checkpoin
         checkpoints.wait()
         whole = checkpoints.steps()
         raise UserError(
-            f"{skipped} updates in a row had a loss or gradient that is not finite (last at "
-            f"step {step - 1}); newest checkpoint: {whole[-1] if whole else 'none'}; lower optim.peak_lr "
-            f"or set optim.clip_norm and start again"
+            f"{skipped} updates in a row had a loss or gradient that is not finite, up to step "
+            f"{step - 1}; newest checkpoint: {whole[-1] if whole else 'none'}; lower "
+            f"optim.peak_lr or set optim.clip_norm and start again"
         )
     return int(before["stop"])
 

@@ -83,7 +83,7 @@ class Objective(nnx.Module):
         )
 
     def loss(
-        self, batch: Mapping[str, Array | np.ndarray], *, rng: jax.Array, teacher: None = None
+        self, batch: Mapping[str, Array | np.ndarray], *, rng: jax.Array, teacher: Any = None
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean squared error of the decoded cubes' normalised pixels, and scalars to log.
 
