@@ -106,9 +106,21 @@ class Checkpoints:
         }
         if state.ema is not None:
             arguments["ema"] = ocp.args.StandardSave(state.ema)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_space(state)
         self._saving = step
         with _disk_errors(self.folder):
             self._open().save(step, args=ocp.args.Composite(**arguments), force=True)
+
+    def _check_space(self, state: TrainState) -> None:
+        """Refuse before anything is written: a save that fails half-way is noticed, but noisy."""
+        leaves = jax.tree.leaves((state.params, state.opt_state, state.ema))
+        needed, free = sum(x.nbytes for x in leaves), shutil.disk_usage(self.folder).free
+        if jax.process_index() == 0 and free < needed:
+            raise UserError(
+                f"no room for a checkpoint: {self.folder} has {free / 1e9:.1f} GB free, it takes "
+                f"{needed / 1e9:.1f} GB; free space and run the same command again"
+            )
 
     def poll(self) -> None:
         """Complete a save whose files are committed, without waiting for anything."""
@@ -123,13 +135,18 @@ class Checkpoints:
             self._digesting.join()
             self._digesting = None
         if self._failure is not None:
-            raise self._failure
+            failure, self._failure = self._failure, None
+            raise failure
 
     def close(self) -> None:
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        """Finish what is under way. Raises what `wait` raises, once."""
+        try:
+            self.wait()
+        finally:
+            manager, self._manager = self._manager, None
+            if manager is not None:
+                with _disk_errors(self.folder):
+                    manager.close()
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -139,9 +156,9 @@ class Checkpoints:
         return self._manager
 
     def _complete(self) -> None:
+        step, self._saving = self._saving, None
         with _disk_errors(self.folder):
             self._open().wait_until_finished()
-        step, self._saving = self._saving, None
         if jax.process_index() == 0:
             self._digesting = threading.Thread(target=self._digest_and_prune, args=(step,))
             self._digesting.start()

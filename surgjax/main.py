@@ -124,7 +124,7 @@ def _override(cfg: ConfigDict, argument: str, file: str) -> None:
 def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what they report is raised as well
 
 
 def _private_compilation_cache() -> None:

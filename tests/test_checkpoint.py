@@ -1,6 +1,8 @@
 """Checkpoints: retention, damage, fallback, another mesh, a full disk."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +105,14 @@ def test_a_step_without_digests_is_not_trusted(tmp_path):
     (tmp_path / "checkpoints" / "2" / "DIGESTS.json").unlink()
     assert Checkpoints(tmp_path / "checkpoints").newest_whole() == 1
     assert not (tmp_path / "checkpoints" / "2").exists()
+
+
+def test_a_full_disk_is_refused_before_writing(tmp_path, monkeypatch):
+    write(tmp_path, [1])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    with pytest.raises(UserError, match="no room for a checkpoint"):
+        write(tmp_path, [2])
+    assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_nothing_saved_is_no_error(tmp_path):

@@ -28,15 +28,15 @@ def traceable_dense(q, k, v):
     return jnp.einsum("bhns,bshd->bnhd", jax.nn.softmax(scores), v)
 
 
-# Lengths with and without a remainder, longer and shorter than a block.
-@pytest.mark.parametrize("n, s, block", [(12, 12, 4), (13, 13, 5), (7, 11, 3), (5, 9, 64)])
-def test_blockwise_equals_textbook_attention_and_its_gradient(n, s, block):
+# Blocks with and without a remainder, of one row, and of more than all.
+@pytest.mark.parametrize("n, s, scores", [(12, 12, 96), (13, 13, 130), (7, 11, 1), (5, 9, 9999)])
+def test_blockwise_equals_textbook_attention_and_its_gradient(n, s, scores):
     q, k, v = inputs(n, s)
-    out = jax.jit(lambda *qkv: blockwise(*qkv, block=block))(q, k, v)
+    out = jax.jit(lambda *qkv: blockwise(*qkv, scores=scores))(q, k, v)
     np.testing.assert_allclose(out, dense(q, k, v), atol=2e-6)
 
     probe = np.random.default_rng(9).standard_normal(out.shape).astype(np.float32)
-    ours = jax.jit(jax.grad(lambda *x: (blockwise(*x, block=block) * probe).sum(), (0, 1, 2)))
+    ours = jax.jit(jax.grad(lambda *x: (blockwise(*x, scores=scores) * probe).sum(), (0, 1, 2)))
     with jax.enable_x64(True):
         exact = jax.grad(lambda *x: (traceable_dense(*x) * probe).sum(), (0, 1, 2))(
             *(x.astype(np.float64) for x in (q, k, v))
@@ -66,7 +66,7 @@ def test_the_full_score_matrix_never_exists():
     shape = jax.ShapeDtypeStruct((1, tokens, heads, 64), jnp.float32)
     step = jax.grad(lambda q, k, v: attention(q, k, v).sum(), (0, 1, 2))
     largest = max(largest_results(jax.make_jaxpr(step)(shape, shape, shape).jaxpr))
-    assert largest <= tokens * tokens * heads / 4
+    assert largest <= tokens * tokens * heads / 10
 
 
 def largest_results(jaxpr):

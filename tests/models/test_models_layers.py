@@ -76,16 +76,17 @@ def test_parts_have_the_gradients_of_their_formulas(x):
 
     norm, mlp = LayerNorm(WIDTH, eps=1e-6, rngs=nnx.Rngs(0)), Mlp(WIDTH, 24, rngs=nnx.Rngs(1))
 
+    def with_params(module, tree, *args):
+        graphdef, state = nnx.split(module)
+        nnx.replace_by_pure_dict(state, tree)
+        return nnx.merge(graphdef, state)(*args)
+
     def our_norm(x, scale, bias):
-        graphdef, state = nnx.split(norm)
-        state["scale"][...], state["bias"][...] = scale, bias
-        return nnx.merge(graphdef, state)(x)
+        return with_params(norm, {"scale": scale, "bias": bias}, x)
 
     def our_mlp(x, up, up_bias, down, down_bias):
-        graphdef, state = nnx.split(mlp)
-        state["up"]["kernel"][...], state["up"]["bias"][...] = up, up_bias
-        state["down"]["kernel"][...], state["down"]["bias"][...] = down, down_bias
-        return nnx.merge(graphdef, state)(x)
+        up, down = {"kernel": up, "bias": up_bias}, {"kernel": down, "bias": down_bias}
+        return with_params(mlp, {"up": up, "down": down}, x)
 
     rng = np.random.default_rng(1)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731

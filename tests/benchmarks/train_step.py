@@ -1,0 +1,212 @@
+"""One optimizer step of the video autoencoder, ours against Hugging Face's in PyTorch.
+
+    python tests/benchmarks/train_step.py [--size B --batch 4 --rounds 5]
+
+Both sides: the same network, masks of the same count, forward, backward and AdamW, parameters in
+float32. On a GPU both compute in bfloat16 and --compile adds torch.compile. The sides take turns
+within one process (A B A B ...) and medians count, next to a matrix product as the machine's limit.
+Seconds of processor time are printed too: unlike wall time, other programs hardly change them.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from surgjax import objectives
+from surgjax.models.video_vit import SIZES
+
+
+def main() -> None:
+    arguments = parse()
+    on_gpu = jax.default_backend() == "gpu"
+    dtype = arguments.dtype or ("bfloat16" if on_gpu else "float32")
+    video = np.random.default_rng(0).integers(
+        0,
+        256,
+        (arguments.batch, arguments.frames, arguments.image, arguments.image, 3),
+        dtype=np.uint8,
+    )
+    ours, flops = our_step(arguments, dtype, video)
+    sides = {"matmul": matmul(dtype, 8192 if on_gpu else 2048), "surgjax": ours}
+    if not arguments.alone:
+        sides["torch"] = torch_step(arguments, dtype, video, compiled=False)
+        if arguments.compile:
+            sides["torch.compile"] = torch_step(arguments, dtype, video, compiled=True)
+    work = {name: flops * arguments.batch for name in sides}
+    work["matmul"] = 2 * (8192 if on_gpu else 2048) ** 3
+    report(arguments, dtype, take_turns(sides, arguments.rounds), work)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="B", choices=list(SIZES))
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--image", type=int, default=224)
+    parser.add_argument("--mask-ratio", type=float, default=0.85)
+    parser.add_argument("--decoder-depth", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"])
+    parser.add_argument("--remat", default="none")
+    parser.add_argument("--unroll", action="store_true", help="blocks in a row instead of a scan")
+    parser.add_argument("--compile", action="store_true", help="also torch.compile")
+    parser.add_argument("--alone", action="store_true", help="without PyTorch")
+    return parser.parse_args()
+
+
+def our_step(arguments, dtype, video):
+    """A function that takes one step, and the useful operations of a clip."""
+
+    def make():
+        encoder = dict(size=arguments.size, remat=arguments.remat, unroll=arguments.unroll)
+        return objectives.build(
+            "mae",
+            frames=arguments.frames,
+            size=arguments.image,
+            encoder=encoder,
+            mask_ratio=arguments.mask_ratio,
+            decoder_depth=arguments.decoder_depth,
+            dtype=dtype,
+            rngs=nnx.Rngs(0),
+        )
+
+    abstract = nnx.eval_shape(make)
+    graphdef, _ = nnx.split(abstract, nnx.Param)
+    optimizer = optax.adamw(1.5e-4, b1=0.9, b2=0.95, weight_decay=0.05)
+    params = jax.jit(lambda: nnx.to_pure_dict(nnx.state(make(), nnx.Param)))()
+    state = [params, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32)]
+
+    def step(params, opt_state, count, batch):
+        def loss(params):
+            tree = nnx.state(abstract, nnx.Param)
+            nnx.replace_by_pure_dict(tree, params)
+            rng = jax.random.fold_in(jax.random.key(0), count)
+            return nnx.merge(graphdef, tree).loss(batch, rng=rng)[0]
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, count + 1, value
+
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
+    batch = jax.device_put({"video": video, "index": np.arange(len(video), dtype=np.uint32)})
+
+    def run():
+        *state[:], value = compiled(*state, batch)
+        return float(value)
+
+    return run, abstract.flops_per_clip()
+
+
+def torch_step(arguments, dtype, video, compiled):
+    import torch
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    size = SIZES[arguments.size]
+    config = transformers.VideoMAEConfig(
+        image_size=arguments.image,
+        num_frames=arguments.frames,
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.width,
+        decoder_hidden_size=size.decoder_width,
+        decoder_num_hidden_layers=arguments.decoder_depth,
+        decoder_num_attention_heads=size.decoder_heads,
+        decoder_intermediate_size=4 * size.decoder_width,
+        layer_norm_eps=1e-6,
+        use_mean_pooling=False,
+        attn_implementation="sdpa",
+    )
+    model = transformers.VideoMAEForPreTraining(config).to(device).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.5e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+    )
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = (torch.from_numpy(video) / 255 - mean) / std
+    pixels = pixels.permute(0, 1, 4, 2, 3).contiguous().to(device)
+    places = (arguments.image // 16) ** 2
+    order = torch.rand(len(video), places).argsort(dim=1)
+    hidden = order < int(arguments.mask_ratio * places)
+    hidden = hidden.repeat(1, arguments.frames // 2).to(device)
+    forward = torch.compile(model) if compiled else model
+
+    def run():
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = forward(pixels, bool_masked_pos=hidden).loss
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run
+
+
+def matmul(dtype, size):
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    return lambda: product(a).block_until_ready()
+
+
+def take_turns(sides, rounds):
+    """Wall and processor seconds of every side, one round after the other."""
+    for run in sides.values():
+        run(), run()  # compilation, then one step with warm caches
+    times = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            repeats = 5 if name == "matmul" else 1
+            wall, processor = time.perf_counter(), time.process_time()
+            for _ in range(repeats):
+                run()
+            taken = time.perf_counter() - wall, time.process_time() - processor
+            times[name].append([seconds / repeats for seconds in taken])
+    return times
+
+
+def report(arguments, dtype, times, work):
+    rows = {}
+    for name, taken in times.items():
+        wall, processor = ([pair[i] for pair in taken] for i in (0, 1))
+        rows[name] = {
+            "median_s": statistics.median(wall),
+            "min_s": min(wall),
+            "processor_s": statistics.median(processor),
+            "gflop_per_s": work[name] / statistics.median(wall) / 1e9,
+        }
+    print(
+        f"{'':14} {'median s':>9} {'min s':>9} {'processor s':>12} {'GFLOP/s':>9} {'speed-up':>9}"
+    )
+    for name, row in rows.items():
+        ratio = ""
+        if name != "matmul":
+            # Neighbouring runs share the machine's load, so the ratio is taken round by round.
+            pairs = zip(times[name], times["surgjax"], strict=True)
+            row["ours_against_it"] = statistics.median(
+                theirs[0] / ours[0] for theirs, ours in pairs
+            )
+            row["ours_against_it_processor"] = row["processor_s"] / rows["surgjax"]["processor_s"]
+            ratio = f"{row['ours_against_it']:.2f}x"
+        print(
+            f"{name:14} {row['median_s']:9.3f} {row['min_s']:9.3f} {row['processor_s']:12.3f} "
+            f"{row['gflop_per_s']:9.1f} {ratio:>9}"
+        )
+    setting = {**vars(arguments), "dtype": dtype, "backend": jax.default_backend()}
+    print(json.dumps({"setting": setting, "jax": jax.__version__, "results": rows}))
+
+
+if __name__ == "__main__":
+    main()
