@@ -54,7 +54,8 @@ class Operation:
     exposure: np.ndarray  # (frames, 3) gain by colour channel
     smoke: np.ndarray  # density 0..1
     opened: np.ndarray  # how far the gallbladder has left its bed, 0..1
-    wet: np.ndarray  # fluid on the tissue, 0..1
+    wet: np.ndarray  # blood and fluid on the tissue, 0..1
+    washing: np.ndarray  # running water, 0..1
     breath: np.ndarray  # (frames, 2) tissue displacement
     tools: tuple[Tool, ...]
     clips: tuple[int, ...]  # frames at which a clip is set
@@ -177,7 +178,7 @@ def plan_operation(
         fired += clips
 
     burning = reaches[1] * np.clip(_wander(rng, seconds, 1.2, 0.1, 0.5), 0, 1)
-    leftover = 0.5 * np.clip(_wander(rng, seconds, 1.0, 0.03, 0.12) - 0.9, 0, 1)
+    leftover = 0.35 * np.clip(_wander(rng, seconds, 1.0, 0.03, 0.12) - 0.9, 0, 1)
     smoke = np.clip(smooth(0.8 * burning + leftover, 2.5 * fps), 0, 0.75)
     zoom = soft @ ZOOM * rng.uniform(0.88, 1.12) + _wander(rng, seconds, 0.04)
     pan = soft @ PAN
@@ -210,6 +211,7 @@ def plan_operation(
         smoke=smoke,
         opened=smooth(0.9 * dissected, fps),
         wet=np.clip(smooth(np.maximum(soft[:, 3] * 0.9, bleeding), 2 * fps), 0, 1),
+        washing=smooth(soft[:, 3], fps),
         breath=breath,
         tools=tuple(tools),
         clips=tuple(sorted(fired)),

@@ -58,19 +58,18 @@ def _tissue(rng, height, width, scale):
     """
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = (x - width / 2) / scale, (y - height / 2) / scale
-    warp = 0.09 * _noise(rng, height, width, scale * 0.5)
-    warp2 = 0.09 * _noise(rng, height, width, scale * 0.5)
+    warp, warp2 = (0.09 * _noise(rng, height, width, scale * 0.6, 2) for _ in range(2))
     turn = rng.uniform(0, 2 * np.pi)
     along = np.cos(turn) * x + np.sin(turn) * y
     fine = _noise(rng, height, width, scale * 0.05, 3)
-    coarse = _noise(rng, height, width, scale * 0.35)
-    smooth_noise = _noise(rng, height, width, scale * 0.4, 2)
+    coarse = _noise(rng, height, width, scale * 0.8, 3, 0.3)
+    swell = _noise(rng, height, width, scale * 0.7, 2, 0.3)
 
     def shade(colour, amount):
-        base = np.array(colour, np.float32) * rng.uniform(0.85, 1.15, 3).astype(np.float32)
+        base = np.array(colour, np.float32) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
         return base * (1 + amount)[..., None]
 
-    liver = shade((128, 44, 40), 0.14 * coarse + 0.05 * fine)
+    liver = shade((128, 44, 40), 0.14 * coarse + 0.02 * fine)
     # fat: cells around scattered points, bright in the middle and reddish at the seams
     seeds = np.full((height, width), 255, np.uint8)
     points = rng.integers(0, [height, width], (int(height * width / (0.011 * scale**2)), 2))
@@ -81,12 +80,12 @@ def _tissue(rng, height, width, scale):
         np.float32(y * scale + height / 2 + 80 * warp2),
     )
     cells = cv2.remap(cells, *moved, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    fat = shade((208, 150, 72), 0.10 * coarse + 0.03 * fine - 0.28 * np.clip(cells, 0, 1.2) ** 2)
-    lining = shade((186, 108, 96), 0.10 * coarse + 0.03 * fine)
-    _vessels(rng, lining, (150, 30, 40), 14, scale, np.ones((height, width), bool))
-    _vessels(rng, fat, (150, 40, 30), 8, scale, np.ones((height, width), bool))
+    fat = shade((208, 150, 72), 0.10 * coarse + 0.01 * fine - 0.1 * np.clip(cells, 0, 1.2) ** 2)
+    lining = shade((186, 108, 96), 0.10 * coarse + 0.01 * fine)
+    _vessels(rng, lining, (150, 30, 40), 6, scale, np.ones((height, width), bool))
+    _vessels(rng, fat, (150, 40, 30), 4, scale, np.ones((height, width), bool))
 
-    image, height_map = liver, 0.45 * smooth_noise + 0.04 * fine
+    image, height_map = liver, 0.6 * swell + 0.01 * fine
     split_a, split_b = rng.uniform(0.1, 0.3), rng.uniform(-0.75, -0.45)
     for edge, layer in (
         (along + 1.4 * warp - split_a, fat),
@@ -105,14 +104,14 @@ def _tissue(rng, height, width, scale):
     radius = np.sqrt((u / long) ** 2 + (v / (short * (1 - 0.45 * u / long))) ** 2)
     body = np.clip((1 - radius) * scale * 0.08, 0, 1)
     dome = np.sqrt(np.clip(1 - radius**2, 0, 1))
-    pear = shade((188, 164, 116), 0.12 * dome - 0.05 + 0.06 * coarse + 0.03 * fine)
-    _vessels(rng, pear, (168, 60, 60), 12, scale, body > 0.5)
+    pear = shade((188, 164, 116), 0.25 * dome - 0.15 + 0.06 * coarse + 0.01 * fine)
+    _vessels(rng, pear, (168, 60, 60), 6, scale, body > 0.5)
     shadow = 1 - 0.5 * np.exp(-(((radius - 1.03) * 7) ** 2))
     bed = image * shadow[..., None]
     intact = bed * (1 - body[..., None]) + pear * body[..., None]
 
-    raw = shade((150, 52, 46), 0.2 * _noise(rng, height, width, scale * 0.12) + 0.1 * fine)
-    char = np.clip(_noise(rng, height, width, scale * 0.1) - 0.8, 0, 1)[..., None]
+    raw = shade((150, 52, 46), 0.12 * _noise(rng, height, width, scale * 0.4, 2) + 0.03 * fine)
+    char = np.clip(_noise(rng, height, width, scale * 0.25, 2) - 0.9, 0, 1)[..., None]
     raw = raw * (1 - 0.6 * char)
     opened = bed * (1 - body[..., None]) + raw * body[..., None]
 
@@ -271,9 +270,9 @@ def frames(
     sway_y = 0.6 + 0.5 * _noise(rng, small_h, small_w, small_h / 2, 2)
     ripple_x, ripple_y = (_noise(rng, small_h, small_w * 2, small_h / 8, 2) for _ in range(2))
     heading = rng.uniform(0, np.pi)
-    crest_x = np.float32(2 * np.pi / 0.13 * np.cos(heading)) * unit_x + 0.5 * ripple_x[:, :small_w]
-    crest_y = np.float32(2 * np.pi / 0.13 * np.sin(heading)) * unit_y
-    pooled = np.clip(0.5 + 0.8 * _noise(rng, small_h, small_w, small_h / 1.5, 2), 0, 1)
+    crest_x = np.float32(2 * np.pi / 0.17 * np.cos(heading)) * unit_x + 0.5 * ripple_x[:, :small_w]
+    crest_y = np.float32(2 * np.pi / 0.17 * np.sin(heading)) * unit_y
+    pooled = np.clip(0.75 + 0.5 * _noise(rng, small_h, small_w, small_h / 1.5, 2), 0, 1)
     glass = np.clip(128 + 30 * _noise(rng, height, width, scale * 0.3, 3), 0, 255).astype(np.uint8)
     clouds = [_noise(rng, small_h * 2, small_w * 2, small_h / 2, 4) for _ in range(2)]
     grain = rng.normal(0, 1.5, (6, height, width, 3))
@@ -284,15 +283,15 @@ def frames(
     lamp = rng.uniform(-0.15, 0.15, 2)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = (x - middle[0]) / scale, (y - middle[1]) / scale
-    fall = np.clip(1.12 - 0.75 * ((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2), 0.25, 1)
+    fall = np.clip(1.15 - 1.0 * ((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2), 0.25, 1)
     fall = np.repeat((fall * 255).astype(np.uint8)[..., None], 3, axis=2)
     border = None
     if plan.field is not None:
         distance = np.hypot(x - plan.field[0], y - plan.field[1])
         border = np.clip((plan.field[2] - distance) * scale / 2 + 0.5, 0, 1)
         border = np.repeat((border * 255).astype(np.uint8)[..., None], 3, axis=2)
-    gloss_table = np.clip((np.arange(256) - 178) * 9.0, 0, 235).astype(np.uint8)
-    wet_table = np.clip((np.arange(256) - 168) * 9.0, 0, 245).astype(np.uint8)
+    gloss_table = np.clip((np.arange(256) - 186) * 9.0, 0, 235).astype(np.uint8)
+    wet_table = np.clip((np.arange(256) - 176) * 9.0, 0, 245).astype(np.uint8)
     levels = np.arange(256, dtype=np.float32)
     clips = set(plan.clips)
     mixed, deep = None, states[0]
@@ -315,10 +314,11 @@ def frames(
             back = back / np.hypot(*back)
             dx, dy = dx - hold * near * np.float32(back[0]), dy - hold * near * np.float32(back[1])
         wet = float(plan.wet[frame])
-        if wet > 0.02:  # refraction by running fluid
+        washing = float(plan.washing[frame])
+        if washing > 0.02:  # refraction by running water
             shift = int(frame * 0.4) % small_w
-            dx = dx + np.float32(0.006 * wet) * ripple_x[:, shift : shift + small_w]
-            dy = dy + np.float32(0.006 * wet) * ripple_y[:, shift : shift + small_w]
+            dx = dx + np.float32(0.006 * washing) * ripple_x[:, shift : shift + small_w]
+            dy = dy + np.float32(0.006 * washing) * ripple_y[:, shift : shift + small_w]
         breath = plan.breath[frame]
         map_x = (
             cosine * dx - sine * dy + (cx + breath[0] * sway_x + breath[1] * sway_y)
@@ -339,9 +339,9 @@ def frames(
         shine = cv2.addWeighted(shine, 0.5, glass, 0.5, 0)
         table = cv2.addWeighted(wet_table, wet, gloss_table, 1 - wet, 0).ravel()
         image = cv2.add(image, cv2.cvtColor(cv2.LUT(shine, table), cv2.COLOR_GRAY2RGB))
-        if wet > 0.02:  # light and dark crests of running water, of mean 0
+        if washing > 0.02:  # light and dark crests of running water, of mean 0
             crest = np.sin(crest_x + crest_y - 2 * np.pi * 0.8 * frame / 25, dtype=np.float32)
-            crest = np.uint8(np.clip(128 + 80 * wet * pooled * crest, 0, 255))
+            crest = np.uint8(np.clip(128 + 90 * washing * pooled * crest, 0, 255))
             crest = cv2.cvtColor(cv2.resize(crest, (width, height)), cv2.COLOR_GRAY2RGB)
             image = cv2.multiply(image, crest, scale=1 / 128)
 

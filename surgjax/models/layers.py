@@ -56,8 +56,33 @@ class Linear(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        y = _product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
         return y + self.bias[...].astype(self.dtype) if self.has_bias else y
+
+
+@jax.custom_vjp
+def _product(x, kernel):
+    return _contract(x.reshape(-1, x.shape[-1]), kernel, 1, 0).reshape(*x.shape[:-1], -1)
+
+
+def _product_forward(x, kernel):
+    return _product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved, d_y):
+    # Derived automatically, the kernel's gradient is a product with a transposed copy of d_y; in
+    # this form no operand is copied.
+    x, kernel = saved
+    rows = d_y.reshape(-1, d_y.shape[-1])
+    d_kernel = _contract(x.reshape(-1, x.shape[-1]), rows, 0, 0)
+    return _contract(rows, kernel, 1, 1).reshape(x.shape), d_kernel
+
+
+def _contract(a, b, axis_a, axis_b):
+    return jax.lax.dot_general(a, b, (((axis_a,), (axis_b,)), ((), ())))
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 class LayerNorm(nnx.Module):

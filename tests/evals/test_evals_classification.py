@@ -87,7 +87,6 @@ def test_numbers_come_from_saved_predictions_beside_the_floors(store, tmp_path, 
     again = predictions.score(tmp_path / "predictions.parquet", saved["classes"])
     assert again["models"] == saved["models"]
     assert scalars["macro_f1"] == saved["models"]["pretrained"]["macro_f1_per_video"]["value"]
-    assert scalars["macro_f1"] > scalars["macro_f1_majority"]
     assert scalars["macro_f1_best_constant"] >= scalars["macro_f1_majority"]
     assert all(np.isfinite(value) for value in scalars.values())
     printed = capsys.readouterr().out
