@@ -105,15 +105,20 @@ class Learner:
 
 
 def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
-    """The objective a config names. bf16 computation on accelerators, f32 on the CPU."""
-    dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    """The objective a config names. bf16 computation on accelerators; f32 on the CPU, blocks unrolled.
+
+    Unrolled blocks take about a tenth less time there and compile as fast; elsewhere scan is kept.
+    """
+    on_cpu = dtype is None and jax.default_backend() == "cpu"
+    dtype = dtype or (jnp.float32 if on_cpu else jnp.bfloat16)
+    encoder = {"unroll": True if on_cpu else 1} | to_dict(cfg.encoder)
 
     def fresh(key: jax.Array) -> nnx.Module:
         return objectives.build(
             **to_dict(cfg.objective),
             frames=cfg.data.frames,
             size=cfg.data.size,
-            encoder=to_dict(cfg.encoder),
+            encoder=encoder,
             dtype=dtype,
             rngs=nnx.Rngs(key),
         )
