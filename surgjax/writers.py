@@ -80,9 +80,9 @@ class Metrics:
             kept = [line for line in lines if _step(line) <= restored_step]
             write_whole(self.file, "".join(f"{line}\n" for line in kept))
             self.evaluated = _evaluated(kept, restored_step)
-        self._stream = open(self.file, "a")
-        self._tensorboard = tensorboard_writer(run / "tensorboard")
         self._wandb = _wandb_run(wandb, run, config) if wandb else None
+        self._tensorboard = tensorboard_writer(run / "tensorboard")
+        self._stream = open(self.file, "a")
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """One line {"step", name: value, ...}; a mirror that fails is dropped with one warning."""

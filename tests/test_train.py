@@ -200,6 +200,18 @@ def test_an_average_of_the_encoder_follows_it(store, tmp_path, monkeypatch):
     assert np.array_equal(resumed, saved)
 
 
+def test_init_from_takes_the_weights_of_a_run_and_where_they_come_from(store, straight, tmp_path):
+    state = train(tiny(store, init_from=str(straight), stop_at_step=1), tmp_path)
+    given, _ = read_params(straight)
+    # The first update has a learning rate of zero: warm-up starts there.
+    assert np.array_equal(
+        state.params["encoder"]["embed"]["kernel"], given["encoder"]["embed"]["kernel"]
+    )
+    _, meta = read_params(tmp_path)
+    assert meta["init_from"]["pretrained_on"] == ["synthetic (train)"]
+    assert meta["pretrained_on"] == ["synthetic (train)"]
+
+
 def test_partition_and_join_are_inverse():
     params = {"a": {"x": np.ones(2), "y": np.zeros(3)}}
     trained, frozen = partition(params, lambda path, shape: path == "a/y")

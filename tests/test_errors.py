@@ -1,0 +1,64 @@
+"""Exit codes and one-line messages."""
+
+import pytest
+
+from surgjax import multihost
+from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError, nearest, run
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (UserError("one\nline"), 2),
+        (Stopped("saved", REQUEUE), 75),
+        (Stopped("saved", INTERRUPTED), 130),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_way_out_has_its_code_and_no_traceback(error, code, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as leave:
+        run(main)
+    assert leave.value.code == code
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "Traceback" not in printed
+
+
+def test_success_and_damage_are_what_main_returns():
+    for returned, code in ((None, 0), (0, 0), (1, 1)):
+        with pytest.raises(SystemExit) as leave:
+            run(lambda returned=returned: returned)
+        assert leave.value.code == code
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
+
+
+def test_nearest_names_what_was_probably_meant():
+    assert nearest("peek_lr", ["peak_lr", "seed"]) == " (did you mean 'peak_lr'?)"
+    assert nearest("xyz", ["peak_lr"]) == ""
+
+
+def test_a_job_is_joined_only_when_its_variables_are_complete(monkeypatch):
+    for name in (*multihost.LAUNCHER, *multihost.SLURM, *multihost.TPU):
+        monkeypatch.delenv(name, raising=False)
+    assert multihost.launcher() == ("none", 1)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # as after ssh into an allocation
+    assert multihost.launcher() == ("none", 1)
+    for name in multihost.SLURM:
+        monkeypatch.setenv(name, "4")
+    assert multihost.launcher() == ("slurm", 4)
+    monkeypatch.setenv("TPU_WORKER_ID", "0")
+    for name, value in zip(multihost.LAUNCHER, ("localhost:1", "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    assert multihost.launcher() == ("launcher", 2)
+    with pytest.raises(UserError, match="none of auto, on, off"):
+        multihost.join("maybe")
+    for name in (*multihost.LAUNCHER, *multihost.SLURM):
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match="expected JAX_COORDINATOR_ADDRESS"):
+        multihost.join("on")

@@ -1,0 +1,77 @@
+"""What a run leaves behind: the truth in metrics.jsonl, mirrors that may fail, whole files."""
+
+import json
+import math
+import struct
+
+import pytest
+
+from surgjax.errors import UserError
+from surgjax.writers import Metrics, RunFolder, write_whole
+
+
+def events(folder):
+    """(tag, step, value) of every scalar in TensorBoard files, read as records by hand."""
+    from tensorboardX.proto import event_pb2
+
+    for file in folder.glob("events.out.tfevents.*"):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            yield from ((v.tag, event.step, v.simple_value) for v in event.summary.value)
+
+
+def test_scalars_reach_the_file_and_tensorboard_without_tensorflow(tmp_path):
+    metrics = Metrics(tmp_path, 0, "", {})
+    metrics.write(1, {"loss": 0.5, "lr": 1e-3})
+    metrics.write(2, {"loss": math.nan})
+    metrics.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 0.5, "lr": 1e-3}, {"step": 2, "loss": "nan"}]
+    assert ("loss", 1, 0.5) in set(events(tmp_path / "tensorboard"))
+
+
+def test_a_mirror_that_fails_does_not_stop_training(tmp_path, caplog):
+    metrics = Metrics(tmp_path, 0, "", {})
+    metrics._tensorboard.close()
+    metrics._tensorboard = object()  # no write_scalars: any error of a mirror
+    metrics.write(1, {"loss": 1.0})
+    metrics.write(2, {"loss": 2.0})
+    metrics.close()
+    assert caplog.text.count("mirror stopped") == 1
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_evaluations_done_at_the_restored_step_are_remembered(tmp_path):
+    metrics = Metrics(tmp_path, 0, "", {})
+    metrics.write(2, {"knn/done": 1.0})
+    metrics.write(4, {"knn/done": 1.0, "linear_probe/done": 1.0})
+    metrics.close()
+    again = Metrics(tmp_path, 2, "", {})
+    again.close()
+    assert again.evaluated == {"knn"}
+
+
+def test_wandb_that_is_missing_says_so(tmp_path, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        Metrics(tmp_path, 0, "project", {})
+
+
+def test_files_appear_whole(tmp_path):
+    write_whole(tmp_path / "a", "one")
+    write_whole(tmp_path / "a", "two")
+    assert (tmp_path / "a").read_text() == "two" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_folder_is_held_by_one_process(tmp_path):
+    run = RunFolder(tmp_path)
+    with pytest.raises(UserError, match="in use"):
+        RunFolder(tmp_path)
+    run.status("running")
+    run.close()
+    RunFolder(tmp_path).close()
