@@ -36,6 +36,7 @@ REQUIRED = {
     "safetensors": "safetensors",
     "av": "av",
     "simplejpeg": "simplejpeg",
+    "threadpoolctl": "threadpoolctl",
     "cv2": "opencv-python-headless",
     "pyarrow": "pyarrow",
     "yaml": "pyyaml",

@@ -121,7 +121,7 @@ def test_step_option(tiny, tmp_path, kit, no_torch):
     for out, params in (("newest", other), ("three", tiny[1])):
         tensors, _ = files.read_safetensors(tmp_path / out / "model.safetensors")
         np.testing.assert_array_equal(tensors[name].T, params["decoder"]["embed"]["kernel"])
-    with pytest.raises(UserError, match="no checkpoint 5"):
+    with pytest.raises(UserError, match="no whole checkpoint 5"):
         export(run, tmp_path / "five", step=5)
 
 
