@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from surgjax.errors import UserError
-from surgjax.state import Params, TrainState
+from surgjax.state import Params, TrainState, flatten, join
 from surgjax.writers import write_whole
 
 ITEMS = ("params", "opt_state", "ema", "meta")
@@ -83,18 +83,28 @@ class Checkpoints:
         }
         if abstract.ema is not None:
             arguments["ema"] = ocp.args.StandardRestore(abstract.ema)
-        try:
-            read = self._open().restore(step, args=ocp.args.Composite(**arguments))
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} does not fit this model ({reason}); "
-                f"use the configuration it was trained with or a new --workdir"
-            ) from error
+        self._check_fits(step, abstract)
+        read = self._open().restore(step, args=ocp.args.Composite(**arguments))
         placed = jax.device_put(np.int32(step), abstract.step.sharding)
         ema = read.ema if abstract.ema is not None else None
         state = TrainState(placed, read.params, abstract.frozen, read.opt_state, ema)
         return state, read.meta
+
+    def _check_fits(self, step: int, abstract: TrainState) -> None:
+        """Compare shapes before anything is read."""
+        for item, expected in (("params", abstract.params), ("ema", abstract.ema)):
+            folder = self.folder / str(step) / item
+            saved = flatten(_metadata(folder)) if folder.is_dir() else {}
+            saved = {path: tuple(leaf.shape) for path, leaf in saved.items()}
+            wanted = {path: tuple(leaf.shape) for path, leaf in flatten(expected or {}).items()}
+            odd = sorted(path for path in saved | wanted if saved.get(path) != wanted.get(path))
+            if odd:
+                raise UserError(
+                    f"checkpoint {self.folder / str(step)} does not fit this model: {item} "
+                    f"{odd[0]} is {saved.get(odd[0], 'missing')} there, expected "
+                    f"{wanted.get(odd[0], 'none')} ({len(odd)} such leaves); use the configuration "
+                    f"it was trained with or a new --workdir"
+                )
 
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
         """Start saving; returns as soon as the arrays are copied. Finishes the save before it."""
@@ -250,14 +260,9 @@ def find_step(path: Path, step: int | None = None) -> Path:
 def read_params(path: Path, step: int | None = None, item: str = "params") -> tuple[Params, dict]:
     """(parameters as nested dict of numpy arrays, meta) of a run or step folder, of any mesh."""
     folder = find_step(Path(path).absolute(), step)
-    handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    tree = handler.metadata(folder / item).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    params = handler.restore(folder / item, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    params = _read(folder / item)
     frozen = folder.parent.parent / "frozen"
     if item == "params" and frozen.is_dir():
-        from surgjax.state import join
-
         params = join(params, read_frozen(folder.parent.parent))
     return params, json.loads((folder / "meta" / "metadata").read_text())
 
@@ -271,10 +276,18 @@ def write_frozen(run: Path, frozen: Params) -> None:
 
 def read_frozen(run: Path) -> Params:
     """Frozen leaves of a run as numpy arrays."""
+    return _read((run / "frozen").absolute())
+
+
+def _metadata(folder: Path) -> Params:
+    """Shapes and dtypes of what was saved as one item."""
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(folder).item_metadata.tree
+
+
+def _read(folder: Path) -> Params:
+    """One item as a nested dict of numpy arrays, whatever mesh it was saved from."""
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    folder = (run / "frozen").absolute()
-    tree = handler.metadata(folder).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder))
     return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
