@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check pytest beartype ruff
+	$(BIN)/pip install --quiet --disable-pip-version-check pytest pytest-xdist beartype ruff
 	$(if $(TORCH),-$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH))
 	touch $@
 
@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/python -m surgjax.demo --out $(DEMO)
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff format --check .

@@ -24,6 +24,8 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the project, and runs.py
 
 
 def pytest_configure():
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the cache of the process that started this one
     # Trusted code lives in this cache: private, shared with subprocesses, gone after the tests.
     cache = tempfile.mkdtemp(prefix="surgjax-test-cache-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
@@ -31,6 +33,8 @@ def pytest_configure():
 
 
 def pytest_unconfigure():
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 

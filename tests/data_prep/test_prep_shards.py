@@ -20,20 +20,23 @@ from surgjax.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+LIMITED = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+runpy.run_module("data_prep", run_name="__main__", alter_sys=True)
+"""
+
 
 def command(*arguments, limit: int | None = None) -> subprocess.CompletedProcess:
     """`python -m data_prep ARGUMENTS` in its own process; `limit` bounds the size of a file."""
-    import resource
-
-    def bound():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+    program = ["-m", "data_prep"]
+    if limit:
+        program = ["-c", LIMITED.format(limit=limit)]
     return subprocess.run(
-        [sys.executable, "-m", "data_prep", *map(str, arguments)],
+        [sys.executable, *program, *map(str, arguments)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        preexec_fn=bound if limit else None,
     )
 
 
