@@ -11,7 +11,6 @@ OUT is STORE-inspect beside the store unless given; the store itself is never wr
 import argparse
 import csv
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from surgjax.benchmark import pictures
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 
 SHEET_VIDEOS, SHEET_FRAMES, THUMB_HEIGHT = 40, 6, 96
 RIBBON_VIDEOS = 40
@@ -45,9 +45,7 @@ def inspect(store: Store, out: Path) -> str:
     header, rows = counts(store)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    part = out / ".counts.csv.part"
-    part.write_text(text.getvalue())
-    os.replace(part, out / "counts.csv")
+    write_whole(out / "counts.csv", text.getvalue())
     lines = [_columns(header, rows), ""]
     made = [pictures.save(contact_sheet(store), out / "contact_sheet.png")]
     for task, description in sorted(store.meta.get("tasks", {}).items()):

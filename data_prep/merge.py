@@ -18,6 +18,7 @@ from data_prep.plan import PARTS, PLAN, Plan
 from data_prep.sources import Found, Refused, Times, Video
 from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 
 QUARANTINE = "quarantine.parquet"
 FLAGS = ["damaged", "dark", "interlaced", "small", "variable_rate"]
@@ -80,7 +81,7 @@ def merge(plan: Plan, root: Path, out: Path, source, found: Found) -> dict:
         "shards": shards,
         "tables": {name: tables.sha256(out / name) for name in names},
     }
-    tables.write_text(out / "store.json", json.dumps(store, indent=1) + "\n")
+    write_whole(out / "store.json", json.dumps(store, indent=1) + "\n")
     clean(out)
     return store
 

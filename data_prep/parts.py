@@ -24,10 +24,11 @@ import simplejpeg
 from array_record.python import array_record_module
 
 from data_prep.plan import PARTS, Plan
-from data_prep.tables import sha256, write_text
+from data_prep.tables import sha256
 from data_prep.video import Seen, Unreadable, kept_frames
 from surgjax.data.record import MAX_RECORDS, WRITER_OPTIONS, Record, serialize
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 
 SPOOL_BYTES = 2**27  # frames of one video held in memory; the rest waits in a temporary file
 DARK = 16  # mean of 0..255 below which a frame shows nothing
@@ -77,12 +78,12 @@ def write_part(task: dict, advance: Callable[[int], None] | None = None) -> dict
                 try:
                     if video["video_id"] in skip:
                         raise Unreadable("not readable", "the decoder broke down")
-                    write_text(out / f"{task['part']:05d}.now", video["video_id"])
+                    write_whole(out / f"{task['part']:05d}.now", video["video_id"])
                     done["videos"].append(_write_video(task, video, shards, advance or _advance))
                 except Unreadable as error:
                     row = {"video_id": video["video_id"], "path": video["path"]}
                     done["refused"].append(row | {"reason": error.reason, "detail": error.detail})
-        write_text(sidecar, json.dumps(done))
+        write_whole(sidecar, json.dumps(done))
     except (OSError, RuntimeError, ValueError) as error:
         if not is_disk_full(error):
             raise
@@ -328,7 +329,7 @@ def _blame(job: dict, code: int) -> None:
             f"a worker was ended from outside (exit code {code}), perhaps for lack of memory; run "
             f"the same command again to continue, with fewer --workers"
         )
-    write_text(crashed, "\n".join([*before, video]))
+    write_whole(crashed, "\n".join([*before, video]))
 
 
 def _advance(n: int) -> None:

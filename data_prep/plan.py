@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep.sources import Found, Refused, Video
-from data_prep.tables import write_text
 from data_prep.video import Header, Unreadable, probe, stored_size
 from surgjax.data.record import MAX_RECORDS
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 
 PLAN, PARTS = "plan.json", "parts"
 MIN_RECORDS = 100  # of a part, so that small stores are not thousands of tiny files
@@ -81,7 +81,7 @@ class Plan:
         return round(sum(v["frames"] * frame_bytes(v["pixels"], quality) for v in self.videos))
 
     def write(self, out: Path) -> None:
-        write_text(out / PLAN, json.dumps(asdict(self), indent=1) + "\n")
+        write_whole(out / PLAN, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_plan(out: Path) -> Plan:

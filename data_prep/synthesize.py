@@ -22,6 +22,7 @@ import numpy as np
 
 from data_prep.operation import HOSPITALS, INSTRUMENTS, PHASES, plan_operation
 from surgjax.errors import UserError
+from surgjax.files import whole, write_whole
 
 RATE = 25  # frames a second, as Cholec80
 
@@ -37,22 +38,11 @@ def splits(videos: int) -> list[str]:
     return ["train"] * (videos - val - test) + ["val"] * val + ["test"] * test
 
 
-def _write(path: Path, text: str) -> None:
-    """Writes a whole text file or none."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def _encode(path: Path, images, size: tuple[int, int]) -> None:
     import av
     import cv2
 
-    part = path.with_name(path.name + ".part")
-    with av.open(str(part), "w", format="mp4") as container:
+    with whole(path) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -67,9 +57,6 @@ def _encode(path: Path, images, size: tuple[int, int]) -> None:
             frame.pts, frame.time_base = index, Fraction(1, RATE)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def _render(out: str, number: int, frames: int, seed: int, size: tuple[int, int]) -> str:
@@ -87,11 +74,13 @@ def _render(out: str, number: int, frames: int, seed: int, size: tuple[int, int]
     hospital = HOSPITALS[(number - 1) % 2]
     plan = plan_operation(rng, frames, RATE, hospital, size[0] / size[1])
     rows = [f"{i}\t{PHASES[p]}" for i, p in enumerate(plan.phase)]
-    _write(root / "phase_annotations" / f"{name}-phase.txt", "\n".join(["Frame\tPhase", *rows, ""]))
+    write_whole(
+        root / "phase_annotations" / f"{name}-phase.txt", "\n".join(["Frame\tPhase", *rows, ""])
+    )
     seen = np.stack([tool.visible for tool in plan.tools], 1).astype(int)
     rows = ["\t".join(map(str, [i, *seen[i]])) for i in range(0, frames, 25)]
     header = "\t".join(["Frame", *INSTRUMENTS])
-    _write(root / "tool_annotations" / f"{name}-tool.txt", "\n".join([header, *rows, ""]))
+    write_whole(root / "tool_annotations" / f"{name}-tool.txt", "\n".join([header, *rows, ""]))
     _encode(video, draw(rng, plan, size), size)
     return name
 
@@ -118,7 +107,7 @@ def _settle(out: Path, settings: dict) -> None:
         )
     for folder in ("videos", "phase_annotations", "tool_annotations"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    _write(record, json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    write_whole(record, json.dumps(settings, indent=1, sort_keys=True) + "\n")
 
 
 def synthesize(
@@ -162,7 +151,7 @@ def synthesize(
     rows = [
         f"video{i + 1:02d},{split},{HOSPITALS[i % 2]}" for i, split in enumerate(splits(videos))
     ]
-    _write(out / "splits.csv", "\n".join(["video,split,hospital", *rows, ""]))
+    write_whole(out / "splits.csv", "\n".join(["video,split,hospital", *rows, ""]))
 
     workers = min(videos, workers or os.cpu_count() or 1)
     todo = [(str(out), number, frames, seed, tuple(size)) for number in range(1, videos + 1)]

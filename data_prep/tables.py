@@ -1,12 +1,7 @@
-"""The store's tables: written whole or not at all, checked where a person wrote the source.
-
-Every file is written under a temporary name in its own folder, flushed to disk and renamed.
-"""
+"""The store's tables: written whole or not at all, checked where a person wrote the source."""
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +11,10 @@ import pyarrow.parquet as pq
 from data_prep.sources import LabelTable, Refused, number, read_rows
 from surgjax.data.record import VIDEO_COLUMNS
 from surgjax.errors import UserError, nearest
+from surgjax.files import whole
 
 ROWS_IN_MEMORY = 1_000_000  # rows of a label table gathered before they are written
 MAX_TEXT = 10_000  # characters of a caption
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

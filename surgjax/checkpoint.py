@@ -20,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 from surgjax.state import Params, TrainState, flatten, join
-from surgjax.writers import write_whole
 
 ITEMS = ("params", "opt_state", "ema", "meta")
 log = logging.getLogger("surgjax")

@@ -19,12 +19,13 @@ from surgjax import build, config, evaluate
 from surgjax.checkpoint import Checkpoints, read_frozen, write_frozen
 from surgjax.data.loader import train_batches
 from surgjax.errors import INTERRUPTED, Stopped, UserError
+from surgjax.files import write_whole
 from surgjax.preemption import StopSignal
 from surgjax.progress import Meter, line
 from surgjax.sharding import batch_sharding, host_rows, make_mesh, put_batch
 from surgjax.state import TrainState, flatten, unflatten
 from surgjax.testing import fault
-from surgjax.writers import Metrics, RunFolder, write_whole
+from surgjax.writers import Metrics, RunFolder
 
 MAX_SKIPPED_IN_A_ROW = 10
 MAX_UNREADABLE_SHARE = 0.01

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import sys
 import types
 from pathlib import Path
@@ -17,18 +16,9 @@ from typing import Any
 import numpy as np
 
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 
 log = logging.getLogger("surgjax")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 class RunFolder:

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from surgjax.errors import UserError
-from surgjax.writers import Metrics, RunFolder, write_whole
+from surgjax.writers import Metrics, RunFolder
 
 
 def events(folder):
@@ -60,12 +60,6 @@ def test_wandb_that_is_missing_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
         Metrics(tmp_path, 0, "project", {})
-
-
-def test_files_appear_whole(tmp_path):
-    write_whole(tmp_path / "a", "one")
-    write_whole(tmp_path / "a", "two")
-    assert (tmp_path / "a").read_text() == "two" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_run_folder_is_held_by_one_process(tmp_path):

@@ -5,7 +5,6 @@ its number's colour in every picture.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from matplotlib.patches import Patch
 
 from surgjax.benchmark import metrics
 from surgjax.errors import UserError
+from surgjax.files import whole
 
 PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
@@ -32,12 +32,8 @@ def colour(index: int) -> str:
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> Path:
     """Writes a figure as a whole file, format by suffix (.png or .svg); returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format=path.suffix[1:], dpi=dpi, metadata=ENCODING.get(path.suffix))
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with whole(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=dpi, metadata=ENCODING.get(path.suffix))
     return path
 
 

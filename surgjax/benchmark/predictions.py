@@ -11,7 +11,6 @@ predictions.parquet has one row a model and labelled clip or frame:
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from surgjax.benchmark import metrics, statistics
 from surgjax.errors import UserError
+from surgjax.files import whole, write_whole
 
 COLUMNS = ("dataset", "split", "video_id", "case", "t_ms", "label", "pred", "model", "protocol")
 
@@ -40,10 +40,8 @@ def write_predictions(path: Path, columns: dict[str, np.ndarray], probs: np.ndar
     data = {name: pa.array(columns[name]) for name in COLUMNS[:7]}
     data |= {f"prob_{i}": pa.array(probs[:, i].astype(np.float32)) for i in range(probs.shape[1])}
     data |= {name: pa.array(columns[name]) for name in COLUMNS[7:]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(data), part)
-    _settle(part, path)
+    with whole(path) as part:
+        pq.write_table(pa.table(data), part)
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:
@@ -109,9 +107,7 @@ def score(path: Path, classes: list[str], *, seed: int = 0) -> dict:
 
 def write_json(path: Path, value: dict) -> None:
     """Writes a JSON file whole, keys in the order given."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    _settle(part, path)
+    write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def text_table(result: dict) -> str:
@@ -131,9 +127,3 @@ def text_table(result: dict) -> str:
                 + ("" if row["reliable"] else ", few videos: read the interval with care")
             )
     return "\n".join(lines)
-
-
-def _settle(part: Path, path: Path) -> None:
-    with open(part, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -7,11 +7,11 @@ file; pictures that would take it over MAX_BYTES are left out and named.
 import base64
 import html
 import json
-import os
 from pathlib import Path
 
 from surgjax.benchmark import pictures
 from surgjax.errors import UserError
+from surgjax.files import write_whole
 
 MAX_BYTES = 5_000_000
 STYLE = """
@@ -62,13 +62,7 @@ def write_report(folder: Path, out: Path | None = None, title: str = "surgjax re
     if dropped:
         body.append(f'<p class="note">Left out for size: {html.escape(", ".join(dropped))}</p>')
     page = head + "\n".join(body) + "</body></html>\n"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, out)
+    write_whole(out, page)
     return out
 
 

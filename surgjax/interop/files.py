@@ -10,7 +10,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from surgjax.errors import UserError
+from surgjax.files import whole
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 DTYPES = {
@@ -109,13 +110,10 @@ def write_safetensors(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the payload starts aligned
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for _, tensor in sorted(tensors.items()):
-                file.write(tensor.tobytes())
-
-    _whole(path, write)
+    with whole(path) as part, open(part, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, tensor in sorted(tensors.items()):
+            file.write(tensor.tobytes())
 
 
 def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -165,7 +163,8 @@ def write_torch(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping
     torch = import_torch(f"writing {path.name}")
     model = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
     try:
-        _whole(path, lambda temporary: torch.save({"model": model, **metadata}, temporary))
+        with whole(path) as part:
+            torch.save({"model": model, **metadata}, part)
     except RuntimeError as error:  # torch has no OSError for a full disk
         raise OSError(errno.ENOSPC, str(error).splitlines()[0]) from error
 
@@ -205,14 +204,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object")
     return value
-
-
-def _whole(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _read_shards(index: Path) -> Weights:

@@ -29,9 +29,7 @@ runpy.run_module("data_prep", run_name="__main__", alter_sys=True)
 
 def command(*arguments, limit: int | None = None) -> subprocess.CompletedProcess:
     """`python -m data_prep ARGUMENTS` in its own process; `limit` bounds the size of a file."""
-    program = ["-m", "data_prep"]
-    if limit:
-        program = ["-c", LIMITED.format(limit=limit)]
+    program = ["-c", LIMITED.format(limit=limit)] if limit else ["-m", "data_prep"]
     return subprocess.run(
         [sys.executable, *program, *map(str, arguments)],
         cwd=REPOSITORY,
