@@ -1,5 +1,6 @@
 """`shards` from end to end: the store, interruptions, what is refused, exit codes."""
 
+import fcntl
 import json
 import os
 import signal
@@ -411,8 +412,6 @@ def test_bad_folders(videos, tmp_path):
 
 
 def test_two_runs_on_one_folder(videos, tmp_path):
-    import fcntl
-
     (tmp_path / "s").mkdir()
     handle = os.open(tmp_path / "s", os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
