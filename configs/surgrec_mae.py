@@ -46,21 +46,23 @@ def get_config(variant: str = ""):
     elif variant == "demo":
         cfg.encoder.size = "T"
         cfg.objective.decoder_depth = 2
-        cfg.objective.mask_ratio = (
-            0.75  # 0.9 of 36 places leaves too little for a few hundred steps
-        )
+        cfg.objective.mask_ratio = 0.75  # 0.9 of 36 places leaves too little for a few minutes
+        cfg.objective.decode_fraction = 0.5
+        # One tubelet in time: many pictures teach more in minutes than few long clips.
+        cfg.data.frames = 2
+        cfg.data.stride = "8"
         cfg.data.size = 96
         cfg.data.workers = 0
-        cfg.batch_size = 16
-        cfg.total_steps = 300
-        cfg.optim.peak_lr = 1.5e-3
+        cfg.batch_size = 64
+        cfg.total_steps = 600
+        cfg.optim.peak_lr = 3e-3
         cfg.optim.final_lr = 1e-5
-        cfg.optim.warmup_steps = 30
-        cfg.log.every = 10
-        cfg.checkpoint.every = 60
+        cfg.optim.warmup_steps = 60
+        cfg.log.every = 20
+        cfg.checkpoint.every = 100
         cfg.checkpoint.keep_every = 0
         cfg.evals.knn.every = 0
-        cfg.evals.reconstruction.every = 100
+        cfg.evals.reconstruction.every = 200
     elif variant:
         raise ValueError(f"unknown variant {variant!r}; known: demo, one_gpu")
     return cfg

@@ -191,9 +191,10 @@ def plan_operation(
         ],
         axis=1,
     )
-    gain = rng.uniform(0.85, 1.15) * (1 + _wander(rng, seconds, 0.10, 0.03, 0.3))
-    tint = rng.uniform(0.93, 1.07, 3) + np.stack(
-        [_wander(rng, seconds, 0.03, 0.02, 0.1) for _ in range(3)], 1
+    # Light and colour differ more between operating rooms than between phases.
+    gain = rng.uniform(0.6, 1.25) * (1 + _wander(rng, seconds, 0.15, 0.03, 0.3))
+    tint = rng.uniform(0.8, 1.2, 3) + np.stack(
+        [_wander(rng, seconds, 0.06, 0.02, 0.1) for _ in range(3)], 1
     )
     breath_rate = rng.uniform(0.2, 0.35)
     breath = np.stack(

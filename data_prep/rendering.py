@@ -66,7 +66,7 @@ def _tissue(rng, height, width, scale):
     swell = _noise(rng, height, width, scale * 0.7, 2, 0.3)
 
     def shade(colour, amount):
-        base = np.array(colour, np.float32) * rng.uniform(0.9, 1.1, 3).astype(np.float32)
+        base = np.array(colour, np.float32) * rng.uniform(0.7, 1.3, 3).astype(np.float32)
         return base * (1 + amount)[..., None]
 
     liver = shade((128, 44, 40), 0.14 * coarse + 0.02 * fine)

@@ -140,7 +140,7 @@ def synthesize(
     if min(size) < 64 or size[0] % 2 or size[1] % 2:
         raise UserError(f"size is {size[0]}x{size[1]}; expected even numbers from 64 on")
     settings = {
-        "version": 1,
+        "version": 2,
         "videos": videos,
         "frames": frames,
         "seed": seed,
