@@ -4,6 +4,7 @@ TensorBoard (through CLU) and Weights & Biases mirror metrics.jsonl. Only rank 0
 """
 
 import fcntl
+import hashlib
 import importlib.util
 import json
 import logging
@@ -115,12 +116,17 @@ def _wandb_run(project: str, run: Path, config: dict[str, Any]):
         raise UserError("log.wandb is set but wandb is missing: pip install wandb, or log.wandb=''")
     import wandb
 
-    return wandb.init(project=project, dir=str(run), id=run.name, resume="allow", config=config)
+    # Runs of one name in different folders stay apart; the same folder continues its curve.
+    ident = hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=project, dir=str(run), id=ident, name=run.name, resume="allow", config=config
+    )
 
 
 def tensorboard_writer(folder: Path):
-    """CLU's writer of TensorBoard files, with and without TensorFlow installed."""
-    if importlib.util.find_spec("tensorflow") is None:
+    """CLU's writer of TensorBoard files, with and without TensorFlow."""
+    # CLU's own needs both; TensorFlow no longer brings TensorBoard along.
+    if not all(map(importlib.util.find_spec, ("tensorflow", "tensorboard"))):
         _install_summary_writer()
     from clu import metric_writers
 

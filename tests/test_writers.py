@@ -4,6 +4,7 @@ import json
 import math
 import struct
 
+import numpy as np
 import pytest
 
 from surgjax.errors import UserError
@@ -20,10 +21,19 @@ def events(folder):
             (length,) = struct.unpack("<Q", data[:8])
             event = event_pb2.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
-            yield from ((v.tag, event.step, v.simple_value) for v in event.summary.value)
+            yield from ((v.tag, event.step, _number(v)) for v in event.summary.value)
 
 
-def test_scalars_reach_the_file_and_tensorboard_without_tensorflow(tmp_path):
+def _number(value):
+    if not value.HasField("tensor"):
+        return value.simple_value
+    stored = value.tensor  # as TensorFlow writes scalars
+    return (
+        stored.float_val[0] if stored.float_val else np.frombuffer(stored.tensor_content, "<f4")[0]
+    )
+
+
+def test_scalars_reach_the_file_and_tensorboard(tmp_path):
     metrics = Metrics(tmp_path, 0, "", {})
     metrics.write(1, {"loss": 0.5, "lr": 1e-3})
     metrics.write(2, {"loss": math.nan})
