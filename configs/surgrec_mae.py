@@ -54,15 +54,15 @@ def get_config(variant: str = ""):
         cfg.data.size = 96
         cfg.data.workers = 0
         cfg.batch_size = 64
-        cfg.total_steps = 600
+        cfg.total_steps = 480
         cfg.optim.peak_lr = 3e-3
         cfg.optim.final_lr = 1e-5
-        cfg.optim.warmup_steps = 60
+        cfg.optim.warmup_steps = 50
         cfg.log.every = 20
-        cfg.checkpoint.every = 100
+        cfg.checkpoint.every = 80
         cfg.checkpoint.keep_every = 0
         cfg.evals.knn.every = 0
-        cfg.evals.reconstruction.every = 200
+        cfg.evals.reconstruction.every = 160
     elif variant:
         raise ValueError(f"unknown variant {variant!r}; known: demo, one_gpu")
     return cfg
