@@ -24,7 +24,7 @@ class Evaluator:
     Attributes:
       store: folder of a store; held-out videos are shown where it has any.
       clips: number of clips, spread over the videos.
-      shown_frames: frames of a clip in the picture.
+      shown_frames: frames of a clip in the picture, at most.
     """
 
     store: str
@@ -54,7 +54,8 @@ class Evaluator:
         flat = np.zeros_like(found["prediction"])
         _, plain = fill(video, found["masked"], flat, found["mean"], found["std"])
         hidden = hidden_pixels(video.shape, found["masked"])
-        times = np.linspace(0, model.clip.frames - 1, self.shown_frames).round().astype(int)
+        shown = min(self.shown_frames, model.clip.frames)
+        times = np.linspace(0, model.clip.frames - 1, shown).round().astype(int)
         titles = [store.video_id(int(row["video"])) for row in rows]
         figure = pictures.plot_reconstruction(
             video[:, times], masked[:, times], filled[:, times], titles=titles, step=step

@@ -132,6 +132,17 @@ def test_pictures_show_what_they_are_given(evaluated, tmp_path):
     assert first.read_bytes() == again.read_bytes()
 
 
+def test_curves_show_the_floor_beside_a_single_evaluation(tmp_path):
+    line = {"step": 8, "knn/macro_f1": 0.5, "knn/macro_f1_random": 0.25}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (axis,) = [
+        a for a in pictures.plot_curves(tmp_path / "metrics.jsonl").axes if "macro" in a.get_title()
+    ]
+    curve, floor = axis.get_lines()
+    assert curve.get_marker() == "." and list(curve.get_ydata()) == [0.5]
+    assert list(floor.get_ydata()) == [0.25, 0.25] and list(floor.get_xdata()) == [0, 1]
+
+
 def test_curves_of_no_run(tmp_path):
     with pytest.raises(UserError, match="is this a run"):
         pictures.plot_curves(tmp_path / "metrics.jsonl")

@@ -69,6 +69,12 @@ def test_picture_and_errors_of_the_same_clips_every_time(store, tmp_path):
     picture = tmp_path / "step_00000005.png"
     assert picture.read_bytes() == (tmp_path / "again" / picture.name).read_bytes()
     assert cv2.imread(str(picture)).std() > 5
+    for name, shown in (("all", CLIP.frames), ("more", 99)):  # no frame is shown twice
+        evaluator = reconstruction.Evaluator(store=str(store), clips=3, shown_frames=shown)
+        evaluator.run(model, out=tmp_path / name, step=5)
+    assert (tmp_path / "all" / picture.name).read_bytes() == (
+        tmp_path / "more" / picture.name
+    ).read_bytes()
 
 
 def test_clips_are_of_held_out_videos(store):
