@@ -1,5 +1,6 @@
 """Every shipped config, and every mistake one can make on the command line."""
 
+import os
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -132,6 +133,24 @@ def test_the_command_leaves_with_2_and_help_with_0():
         [sys.executable, "-m", "surgjax.main", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert helped.returncode == 0 and "--workdir" in helped.stdout
+
+
+@pytest.mark.parametrize("given", [None, "glibc.malloc.check=0"])
+def test_the_command_has_huge_pages_where_programs_must_ask_and_keeps_what_is_set(tmp_path, given):
+    file = tmp_path / "told.py"
+    file.write_text("import os; raise SystemExit(str(os.environ.get('GLIBC_TUNABLES')))")
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    told = subprocess.run(
+        [sys.executable, "-m", "surgjax.main", f"--config={file}", "--workdir=run"],
+        env=environment | ({"GLIBC_TUNABLES": given} if given else {}),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    ask = setting.is_file() and "[madvise]" in setting.read_text()
+    expected = given or ("glibc.malloc.hugetlb=1" if ask else None)
+    assert told.stderr.strip() == str(expected)
 
 
 def test_a_config_with_an_unknown_field_or_a_wrong_type_is_named():

@@ -114,10 +114,15 @@ def _dot(equation, a, b):
 
 
 def _over_samples(f):
-    """One sample after the other where caches are small, all at once where cores are many."""
-    if jax.default_backend() == "cpu":
-        return lambda *arrays: jax.lax.map(lambda each: f(*each), arrays)
-    return jax.vmap(f)
+    """All samples at once, or one after the other where caches could not hold their scores."""
+
+    def each(q, k, *more):
+        scores = q[..., 0].size * k.shape[2]
+        if scores <= SCORES or jax.default_backend() != "cpu":
+            return jax.vmap(f)(q, k, *more)
+        return jax.lax.map(lambda sample: f(*sample), (q, k, *more))
+
+    return each
 
 
 _blocks.defvjp(_forward, _backward)
