@@ -144,8 +144,8 @@ def _private_compilation_cache() -> None:
 def _use_huge_pages() -> None:
     """Start this program over with malloc on huge pages, where Linux leaves that to programs.
 
-    XLA allocates the arrays of a CPU step anew each time; touched in pages of 4 KiB, that took a
-    third of a small network's step.
+    XLA allocates the arrays of a CPU step anew each time, and touching them in pages of 4 KiB takes
+    much of a small network's step.
     """
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if "GLIBC_TUNABLES" in os.environ or not setting.is_file():
