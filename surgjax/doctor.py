@@ -148,6 +148,11 @@ def _machine(folder: Path) -> list[str]:
         total, free = memory
         note = "" if free > 4 * GIB else "; under 4 GiB free: use smaller batches"
         lines.append(_line("memory", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free{note}"))
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if pages.is_file():
+        mode = pages.read_text().partition("[")[2].partition("]")[0]
+        note = f"; training on a CPU gains: echo madvise | sudo tee {pages}"
+        lines.append(_line("huge pages", mode + (note if mode == "never" else "")))
     shared = Path("/dev/shm")
     if shared.is_dir():
         free = shutil.disk_usage(shared).free

@@ -1,7 +1,6 @@
 import importlib.metadata
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_says_what_is_there_and_leaves_with_zero():
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "surgjax.doctor"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - started < 30
     for word in ("python", "jax devices", "memory", "disk", importlib.metadata.version("jax")):
         assert word in done.stdout
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    assert ("huge pages" in done.stdout) == pages.is_file()
     assert "all required parts are there" in done.stdout
 
 

@@ -267,13 +267,9 @@ def test_impossible_plans_are_refused(corpora, options, message):
         make_plan(corpora, **options)
 
 
-def test_a_batch_of_1024_is_planned_in_milliseconds(corpora):
-    import time
-
-    plan = make_plan(corpora, batch_size=1024, weights="0.5,0.3,0.2")
-    times = []
-    for step in range(10):
-        start = time.perf_counter()
-        plan.rows(10**6 + step)
-        times.append(time.perf_counter() - start)
-    assert np.median(times) < 0.03
+def test_a_step_far_ahead_is_planned_without_those_before(corpora):
+    plans = [make_plan(corpora, batch_size=1024, weights="0.5,0.3,0.2") for _ in range(2)]
+    plans[0].rows(3)
+    rows, again = (plan.rows(10**12) for plan in plans)  # going there step by step takes days
+    assert len(rows) == 1024
+    np.testing.assert_array_equal(rows, again)
