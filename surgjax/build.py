@@ -131,12 +131,18 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
     return Learner(graphdef, fresh, optimizer, module.ema_of, module.flops_per_clip())
 
 
+def jit_once(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` for what runs once: compiled in half the time on a CPU, to equal numbers."""
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=quick, **options)
+
+
 def init_state(
     learner: Learner, cfg: ConfigDict, abstract: TrainState
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """(fresh state, with the weights of `init_from` where given; their provenance or None)."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    state = jax.jit(learner.init, out_shardings=shardings)(jax.random.key(cfg.seed))
+    state = jit_once(learner.init, out_shardings=shardings)(jax.random.key(cfg.seed))
     if not cfg.init_from:
         return state, None
     expected = flatten(join(abstract.params, abstract.frozen))

@@ -81,7 +81,8 @@ class Evaluators:
 
         if self._random is None:
             key = jax.random.key(self._seed + 1)  # never the key the run itself started from
-            self._random = jax.device_get(jax.jit(lambda k: split(self._learner.fresh(k))[1])(key))
+            draw = build.jit_once(lambda key: split(self._learner.fresh(key))[1])
+            self._random = jax.device_get(draw(key))
         device = jax.local_devices()[0]
         trained, fresh = jax.device_put((params, self._random), device)
         model = Model(
