@@ -26,6 +26,10 @@ def use_devices(monkeypatch, count):
     monkeypatch.setattr(sharding.jax, "devices", lambda: found)
 
 
+def fresh_state(cfg):
+    return build.jit_once(build.make_learner(cfg).init)(jax.random.key(cfg.seed))
+
+
 @pytest.fixture(scope="session")
 def straight(store, tmp_path_factory):
     """An unbroken run of six steps on one device."""
@@ -119,7 +123,7 @@ def test_frozen_leaves_keep_their_values_and_are_saved_once(store, tmp_path):
     state = train(cfg, tmp_path)
     assert set(flatten(state.frozen)) == {"encoder/embed/kernel", "encoder/embed/bias"}
     assert "embed" not in state.params["encoder"]
-    fresh = build.make_learner(cfg).init(jax.random.key(cfg.seed))
+    fresh = fresh_state(cfg)
     assert np.array_equal(
         state.frozen["encoder"]["embed"]["kernel"], fresh.frozen["encoder"]["embed"]["kernel"]
     )
@@ -188,7 +192,7 @@ def test_an_average_of_the_encoder_follows_it(store, tmp_path, monkeypatch):
     cfg = tiny(store, checkpoint__keep=10, checkpoint__every=1, total_steps=4)
     train(cfg, tmp_path / "a")
     key = "blocks/mlp/up/kernel"
-    average = flatten(build.make_learner(cfg).init(jax.random.key(cfg.seed)).ema)[key]
+    average = flatten(fresh_state(cfg).ema)[key]
     for step in range(1, 5):
         params = flatten(read_params(tmp_path / "a", step)[0]["encoder"])[key]
         average = 0.5 * average + 0.5 * params
