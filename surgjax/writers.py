@@ -138,7 +138,7 @@ def _install_summary_writer() -> None:
     name = "clu.metric_writers.summary_writer"
     if name in sys.modules:
         return
-    from tensorboardX import SummaryWriter as EventFile
+    EventFile = _event_file()
 
     class SummaryWriter:
         def __init__(self, log_dir: str):
@@ -168,3 +168,16 @@ def _install_summary_writer() -> None:
     module = types.ModuleType(name)
     module.SummaryWriter = SummaryWriter
     sys.modules[name] = module
+
+
+def _event_file() -> type:
+    """tensorboardX's writer. Importing it would import PyTorch, for seconds, to name one type."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter

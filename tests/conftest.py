@@ -1,11 +1,20 @@
 """One CPU with eight fake devices; one compilation cache and one rendered corpus a session."""
 
+import importlib.metadata
 import os
 
+FLAGS = {
+    "xla_force_host_platform_device_count": "8",
+    # Compilation is half of these tests' time. Tests in processes of their own (faults, README)
+    # compile as users do.
+    "xla_backend_optimization_level": "0",
+}
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones know one way only
+    FLAGS["xla_cpu_use_fusion_emitters"] = "false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-flags = os.environ.get("XLA_FLAGS", "")
-if "xla_force_host_platform_device_count" not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+for name, value in FLAGS.items():
+    if name not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{name}={value}".strip()
 # Eight devices wait for each other in collectives: fewer threads than that many can deadlock.
 os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

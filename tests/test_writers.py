@@ -3,6 +3,8 @@
 import json
 import math
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -41,6 +43,17 @@ def test_scalars_reach_the_file_and_tensorboard(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [{"step": 1, "loss": 0.5, "lr": 1e-3}, {"step": 2, "loss": "nan"}]
     assert ("loss", 1, 0.5) in set(events(tmp_path / "tensorboard"))
+
+
+def test_tensorboard_does_not_import_pytorch(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from surgjax.writers import tensorboard_writer
+tensorboard_writer(Path({str(tmp_path)!r})).write_scalars(1, {{"loss": 0.5}})
+assert not any(name.partition(".")[0] == "torch" for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_mirror_that_fails_does_not_stop_training(tmp_path, caplog):
