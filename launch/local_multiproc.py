@@ -55,7 +55,8 @@ def _start(command: list[str], rank: int, count: int, devices: int) -> subproces
             f"{flags} --xla_force_host_platform_device_count={devices}".strip()
         )
         environment["JAX_PLATFORMS"] = "cpu"
-        environment.setdefault("NPROC", "32")  # threads: devices that wait for each other need many
+        # Devices wait for each other: with fewer threads than devices they can wait for ever.
+        environment.setdefault("NPROC", str(max(2 * devices, os.cpu_count() or 1)))
     worker = subprocess.Popen(
         command,
         env=environment,

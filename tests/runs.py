@@ -1,6 +1,7 @@
 """The smallest real run, for tests of the loop: seconds on one core."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -31,6 +32,11 @@ def tiny(store: Path, **changes) -> ConfigDict:
             node = node[group]
         node[name] = ConfigDict(value) if isinstance(value, dict) else value
     return cfg
+
+
+def users_environment(**more: str) -> dict[str, str]:
+    """Ours without what conftest.py sets for eight devices and quick compilation."""
+    return {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")} | more
 
 
 def losses(run: Path) -> dict[int, float]:

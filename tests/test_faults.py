@@ -1,6 +1,5 @@
 """Killed at any moment, the same command ends with the numbers of an unbroken run."""
 
-import os
 import random
 import signal
 import subprocess
@@ -9,28 +8,25 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import losses, same
+from runs import losses, same, users_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(store, run, fault="", stop=0, largest_file=None):
+def start(store, run, fault="", largest_file=None):
     command = [
         *[sys.executable, "-m", "surgjax.main", "--config=configs/surgrec_mae.py:demo"],
         *[f"--workdir={run}", f"--config.data.stores={store}", "--config.total_steps=8"],
-        f"--config.stop_at_step={stop}",
         *["--config.data.size=32", "--config.data.frames=4", "--config.batch_size=8"],
         *["--config.log.every=1", "--config.checkpoint.every=2"],
     ]
     if largest_file:  # as a full disk: writing further is an error, not a signal
         limit = f"trap '' XFSZ; ulimit -f {largest_file // 1024}; exec \"$@\""
         command = ["bash", "-c", limit, "bash", *command]
-    environment = os.environ | {"SURGJAX_FAULT": fault}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment,
+        env=users_environment(SURGJAX_FAULT=fault),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -50,11 +46,15 @@ def unbroken(store, tmp_path_factory):
     return run
 
 
-def test_sigkill_inside_a_save(store, unbroken, tmp_path):
+def test_killed_inside_a_save_then_on_a_full_disk_then_done(store, unbroken, tmp_path):
     code, _ = finish(start(store, tmp_path, "inside_save:sigkill:4"))
     assert code == -signal.SIGKILL
+    largest = max(f.stat().st_size for f in (unbroken / "checkpoints").rglob("*") if f.is_file())
+    code, output = finish(start(store, tmp_path, largest_file=largest // 4))
+    assert code == 2, output
+    assert "\nerror: could not write a checkpoint" in output  # among what Orbax's threads print
     code, output = finish(start(store, tmp_path))
-    assert code == 0, output
+    assert code == 0 and "restored step 2" in output, output
     assert same(tmp_path, unbroken) and losses(tmp_path) == losses(unbroken)
 
 
@@ -90,15 +90,4 @@ def test_sigterm_from_outside(store, unbroken, tmp_path):
     code, output = finish(process)
     assert code in (0, 75), output
     assert finish(start(store, tmp_path))[0] == 0
-    assert same(tmp_path, unbroken)
-
-
-def test_a_full_disk_is_one_clear_line_and_older_checkpoints_stay(store, unbroken, tmp_path):
-    assert finish(start(store, tmp_path, stop=2))[0] == 0
-    largest = max(f.stat().st_size for f in (unbroken / "checkpoints").rglob("*") if f.is_file())
-    code, output = finish(start(store, tmp_path, largest_file=largest // 4))
-    assert code == 2, output
-    assert "\nerror: could not write a checkpoint" in output  # among what Orbax's threads print
-    code, output = finish(start(store, tmp_path))
-    assert code == 0 and "restored step 2" in output, output
     assert same(tmp_path, unbroken)

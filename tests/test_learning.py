@@ -1,12 +1,12 @@
 """Does pretraining help? The demo's configuration for 4,000 steps, three seeds; an hour."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import users_environment
 
 from data_prep.__main__ import main as data_prep
 
@@ -39,8 +39,7 @@ def test_a_pretrained_encoder_beats_a_random_one_on_held_out_videos(large_store,
         *["--config.log.every=100", "--config.checkpoint.every=500"],
         f"--config.evals.linear_probe.store={large_store}",
     ]
-    # One device, as on a laptop: the eight of these tests would take four times as long.
-    subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, check=True)
+    subprocess.run(command, cwd=ROOT, env=users_environment(), check=True)
     result = json.loads((tmp_path / "eval" / "linear_probe" / "metrics.json").read_text())
     difference = result["differences"]["pretrained-random"]
     assert result["saw_test"] == "no" and difference["videos"] == 40

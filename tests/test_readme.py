@@ -1,12 +1,12 @@
 """The README's blocks marked as tested run as printed, and every command it names exists."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from runs import users_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,8 +23,7 @@ def test_your_own_videos(corpus, tmp_path):
     videos = tmp_path / "VIDEOS"
     videos.symlink_to(corpus / "videos")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+    environment = users_environment(PYTHONPATH=str(ROOT))
     assert len(TESTED) == 1
     for command in commands(TESTED[0]):
         if "surgjax.main" in command:

@@ -38,50 +38,43 @@ def finish(process, timeout=300):
     return process.returncode, output
 
 
-@pytest.fixture(scope="module")
-def one_process(store, tmp_path_factory):
-    run = tmp_path_factory.mktemp("one")
-    code, output = finish(job(store, run, 1, 2))
-    assert code == 0, output
-    return run
-
-
 def close(a, b):
     pairs = zip(everything(a), everything(b), strict=True)
     return all(np.allclose(x, y, rtol=0, atol=1e-5) for x, y in pairs)
 
 
-def test_two_processes_train_as_one(store, one_process, tmp_path):
-    code, output = finish(job(store, tmp_path, 2, 1))
-    assert code == 0, output
-    assert "process 1 of 2" in output
-    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=1e-5)
-    assert close(tmp_path, one_process)
-
-
-@pytest.mark.slow
-def test_four_processes_with_sharded_parameters_train_as_one(store, one_process, tmp_path):
-    mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=4"]
-    code, output = finish(job(store, tmp_path, 4, 1, *mesh))
-    assert code == 0, output
-    assert losses(tmp_path) == pytest.approx(losses(one_process), rel=1e-5)
-    assert close(tmp_path, one_process)
-
-
-def test_sigterm_to_the_launcher_saves_on_all_ranks(store, tmp_path):
+def test_two_processes_train_as_one_and_save_on_sigterm_to_the_launcher(store, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
     long = ["--config.total_steps=5000", "--config.checkpoint.every=9999"]
-    process = job(store, tmp_path, 2, 1, *long)
+    process = job(store, two, 2, 1, *long)
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        metrics = tmp_path / "metrics.jsonl"
-        if metrics.is_file() and metrics.read_text().count("\n") >= 3:
+        metrics = two / "metrics.jsonl"
+        if metrics.is_file() and metrics.read_text().count("\n") >= 4:
             break
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 75, output
-    assert (tmp_path / "STATUS").read_text() == "preempted\n"
-    assert list((tmp_path / "checkpoints").glob("*/DIGESTS.json"))
+    assert "process 1 of 2" in output
+    assert (two / "STATUS").read_text() == "preempted\n"
+    (saved,) = (two / "checkpoints").glob("*/DIGESTS.json")
+    step = int(saved.parent.name)
+    assert step >= 4
+    code, output = finish(job(store, one, 1, 2, *long, f"--config.stop_at_step={step}"))
+    assert code == 0, output
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert close(two, one)
+
+
+@pytest.mark.slow
+def test_four_processes_with_sharded_parameters_train_as_one(store, tmp_path):
+    mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=4"]
+    for name, processes, devices, more in (("one", 1, 2, []), ("four", 4, 1, mesh)):
+        code, output = finish(job(store, tmp_path / name, processes, devices, *more))
+        assert code == 0, output
+    assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert close(tmp_path / "four", tmp_path / "one")
 
 
 def test_a_mistake_ends_all_processes_with_2(store, tmp_path):
