@@ -52,7 +52,7 @@ def test_two_processes_train_as_one_and_save_on_sigterm_to_the_launcher(store, t
         metrics = two / "metrics.jsonl"
         if metrics.is_file() and metrics.read_text().count("\n") >= 4:
             break
-        time.sleep(0.2)
+        time.sleep(0.02)  # few steps more: sums in another order drift apart
     process.send_signal(signal.SIGTERM)
     code, output = finish(process)
     assert code == 75, output
