@@ -1,16 +1,25 @@
-"""Equal numbers from Hugging Face's VideoMAE classes, on random weights of ViT-B size."""
+"""Equal numbers from Hugging Face's VideoMAE classes, on random weights of ViT-B size.
+
+The weights come to us as a user's do, through a folder that the public class saved.
+"""
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 
 from surgjax import masking, objectives
+from surgjax.interop import find_format
+from surgjax.interop.keys import from_ours, to_ours
+from surgjax.interop.load import init_params
 from surgjax.objectives.mae import IMAGENET_MEAN, IMAGENET_STD
+from surgjax.state import flatten, rebuild, split
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
+VIDEOMAE = find_format("videomae")
 
 
 @pytest.fixture(scope="module")
@@ -25,83 +34,26 @@ def peer():
     return model
 
 
-def to_ours(tensors):
-    """Our parameter tree from a VideoMAEForPreTraining state dict (or one of its gradients)."""
-    turned = lambda name: tensors[name].T  # noqa: E731
-
-    def blocks(prefix, depth):
-        def stacked(read):
-            return np.stack([read(f"{prefix}.{i}.") for i in range(depth)])
-
-        def linear(name):
-            return {
-                "kernel": stacked(lambda p: turned(f"{p}{name}.weight")),
-                "bias": stacked(lambda p: tensors[f"{p}{name}.bias"]),
-            }
-
-        def norm(name):
-            return {
-                "scale": stacked(lambda p: tensors[f"{p}{name}.weight"]),
-                "bias": stacked(lambda p: tensors[f"{p}{name}.bias"]),
-            }
-
-        inner = "attention.attention."
-        fused = stacked(
-            lambda p: np.concatenate(
-                [turned(f"{p}{inner}{part}.weight") for part in ("query", "key", "value")], axis=1
-            )
-        )
-        return {
-            "norm1": norm("layernorm_before"),
-            "attention": {
-                "qkv": {"kernel": fused},
-                "q_bias": stacked(lambda p: tensors[f"{p}{inner}query.bias"]),
-                "v_bias": stacked(lambda p: tensors[f"{p}{inner}value.bias"]),
-                "out": linear("attention.output.dense"),
-            },
-            "norm2": norm("layernorm_after"),
-            "mlp": {"up": linear("intermediate.dense"), "down": linear("output.dense")},
-        }
-
-    def norm(name):
-        return {"scale": tensors[f"{name}.weight"], "bias": tensors[f"{name}.bias"]}
-
-    cubes = "videomae.embeddings.patch_embeddings.projection"
-    return {
-        "encoder": {
-            "embed": {
-                "kernel": tensors[f"{cubes}.weight"].transpose(2, 3, 4, 1, 0).reshape(1536, -1),
-                "bias": tensors[f"{cubes}.bias"],
-            },
-            "blocks": blocks("videomae.encoder.layer", 12),
-            "norm": norm("videomae.layernorm"),
-        },
-        "decoder": {
-            "embed": {"kernel": turned("encoder_to_decoder.weight")},
-            "mask_token": tensors["mask_token"],
-            "blocks": blocks("decoder.decoder_layers", 4),
-            "norm": norm("decoder.norm"),
-            "head": {
-                "kernel": turned("decoder.head.weight"),
-                "bias": tensors["decoder.head.bias"],
-            },
-        },
-    }
+@pytest.fixture(scope="module")
+def folder(peer, tmp_path_factory):
+    transformers.utils.logging.disable_progress_bar()
+    path = tmp_path_factory.mktemp("public") / "base"
+    peer.save_pretrained(path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def ours(peer):
-    abstract = nnx.eval_shape(
+def ours(folder):
+    """(graphdef, parameters)"""
+    objective = nnx.eval_shape(
         lambda: objectives.build(
             "mae", frames=16, size=224, encoder=dict(size="B"), mask_ratio=0.9, rngs=nnx.Rngs(0)
         )
     )
-    graphdef, state = nnx.split(abstract, nnx.Param)
-    params = to_ours({k: v.numpy() for k, v in peer.state_dict().items()})
-    shapes = lambda tree: jax.tree.map(np.shape, tree)  # noqa: E731
-    assert shapes(params) == shapes(nnx.to_pure_dict(state))
-    nnx.replace_by_pure_dict(state, params)
-    return graphdef, state
+    graphdef, shapes = split(objective)
+    loaded = init_params(folder, expected=jax.tree.map(lambda x: x.shape, shapes))
+    assert loaded.missing == []
+    return graphdef, loaded.params
 
 
 @pytest.fixture(scope="module")
@@ -115,28 +67,36 @@ def pixels(clip):
     return torch.from_numpy(normalised.astype(np.float32).transpose(0, 1, 4, 2, 3))
 
 
+def test_every_tensor_goes_back_bitwise(folder, ours):
+    back = from_ours(VIDEOMAE.TABLE, flatten(ours[1]))
+    saved = safetensors.numpy.load_file(folder / "model.safetensors")
+    assert set(saved) <= set(back)
+    for name, tensor in saved.items():
+        np.testing.assert_array_equal(back[name].view(np.uint32), tensor.view(np.uint32), name)
+
+
 def test_encoder_features_agree(peer, ours, clip, pixels):
     with torch.no_grad():
         expected = peer.videomae(pixels).last_hidden_state.numpy()
-    found = jax.jit(lambda state, clip: nnx.merge(ours[0], state).encode(clip))(ours[1], clip)
+    found = jax.jit(lambda params, clip: rebuild(ours[0], params).encode(clip))(ours[1], clip)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_pretraining_logits_loss_and_gradients_agree(peer, ours, clip, pixels):
-    graphdef, state = ours
+    graphdef, params = ours
     batch = {"video": clip, "index": np.array([5], np.uint32)}
     rng = jax.random.key(0)
 
     @jax.jit
-    def step(state, batch):
-        def loss(state):
-            objective = nnx.merge(graphdef, state)
+    def step(params, batch):
+        def loss(params):
+            objective = rebuild(graphdef, params)
             picture = objective.reconstruct(batch, rng)
             return objective.loss(batch, rng=rng)[0], (picture["masked"], picture["prediction"])
 
-        return jax.value_and_grad(loss, has_aux=True)(state)
+        return jax.value_and_grad(loss, has_aux=True)(params)
 
-    (loss, (masked, logits)), grads = step(state, batch)
+    (loss, (masked, logits)), grads = step(params, batch)
     hidden = torch.zeros(1, 1568, dtype=torch.bool)
     hidden[0, torch.from_numpy(np.array(masked[0])).long()] = True
     peer.zero_grad()
@@ -145,20 +105,20 @@ def test_pretraining_logits_loss_and_gradients_agree(peer, ours, clip, pixels):
     np.testing.assert_allclose(logits, expected.logits.detach().numpy(), atol=1e-4)
     assert float(loss) == pytest.approx(expected.loss.item(), abs=1e-4)
 
-    found = nnx.to_pure_dict(grads)
-    wanted = to_ours({k: v.grad.numpy() for k, v in peer.named_parameters()})
+    found = flatten(grads)
+    theirs = {name: p.grad.numpy() for name, p in peer.named_parameters()}
+    wanted = flatten(to_ours(VIDEOMAE.TABLE, VIDEOMAE.canonical(theirs)).params)
     for path in (
-        ("encoder", "embed", "kernel"),
-        ("encoder", "blocks", "attention", "qkv", "kernel"),
-        ("encoder", "blocks", "attention", "q_bias"),
-        ("decoder", "mask_token"),
-        ("decoder", "blocks", "mlp", "down", "kernel"),
+        "encoder/embed/kernel",
+        "encoder/blocks/attention/qkv/kernel",
+        "encoder/blocks/attention/q_bias",
+        "decoder/mask_token",
+        "decoder/blocks/mlp/down/kernel",
     ):
-        a, b = found, wanted
-        for name in path:
-            a, b = a[name], b[name]
-        scale = np.abs(b).max()
-        np.testing.assert_allclose(a / scale, b / scale, atol=1e-4, err_msg="/".join(path))
+        scale = np.abs(wanted[path]).max()
+        np.testing.assert_allclose(
+            found[path] / scale, wanted[path] / scale, atol=1e-4, err_msg=path
+        )
 
 
 def test_masks_of_ours_are_what_the_peer_accepts():
