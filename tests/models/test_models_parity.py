@@ -3,6 +3,8 @@
 The weights come to us as a user's do, through a folder that the public class saved.
 """
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 VIDEOMAE = find_format("videomae")
+OPTIMISED = {"xla_backend_optimization_level": 2}  # running a ViT-B takes longer than compiling it
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,11 @@ def test_every_tensor_goes_back_bitwise(folder, ours):
 def test_encoder_features_agree(peer, ours, clip, pixels):
     with torch.no_grad():
         expected = peer.videomae(pixels).last_hidden_state.numpy()
-    found = jax.jit(lambda params, clip: rebuild(ours[0], params).encode(clip))(ours[1], clip)
+
+    def encode(params, clip):
+        return rebuild(ours[0], params).encode(clip)
+
+    found = jax.jit(encode, compiler_options=OPTIMISED)(ours[1], clip)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -87,7 +94,7 @@ def test_pretraining_logits_loss_and_gradients_agree(peer, ours, clip, pixels):
     batch = {"video": clip, "index": np.array([5], np.uint32)}
     rng = jax.random.key(0)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=OPTIMISED)
     def step(params, batch):
         def loss(params):
             objective = rebuild(graphdef, params)
