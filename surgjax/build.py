@@ -22,6 +22,7 @@ from surgjax.config import to_dict
 from surgjax.data.leakage import usable_videos
 from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store, open_store
+from surgjax.errors import UserError
 from surgjax.interop.load import init_params
 from surgjax.optim import AdamW
 from surgjax.sharding import batch_sharding, state_shardings
@@ -39,6 +40,7 @@ from surgjax.state import (
 )
 
 log = logging.getLogger("surgjax")
+TEACHER_STREAM = 1  # folded into the seed's key, so that a random teacher is no copy of the student
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Learner:
       fresh: key -> the objective with newly drawn parameters.
       optimizer: AdamW with this model's rules.
       ema_of: path of the sub-tree that is averaged, or None.
+      make_teacher: key -> a frozen network that the loss asks for, or None.
       flops_per_clip: useful training operations.
     """
 
@@ -84,6 +87,7 @@ class Learner:
     fresh: Callable[[jax.Array], nnx.Module]
     optimizer: AdamW
     ema_of: str | None
+    make_teacher: Callable[[jax.Array], nnx.Module] | None
     flops_per_clip: float
 
     def init(self, key: jax.Array) -> TrainState:
@@ -128,7 +132,11 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
     blocks = [x for p, x in flatten(shapes).items() if p.startswith("encoder/blocks/")]
     depth = blocks[0].shape[0] if blocks else 0
     optimizer = AdamW(total_steps=cfg.total_steps, depth=depth, **to_dict(cfg.optim))
-    return Learner(graphdef, fresh, optimizer, module.ema_of, module.flops_per_clip())
+    make_teacher = None
+    if module.make_teacher is not None:
+        make_teacher = lambda key: module.make_teacher(nnx.Rngs(key))  # noqa: E731
+    flops = module.flops_per_clip()
+    return Learner(graphdef, fresh, optimizer, module.ema_of, make_teacher, flops)
 
 
 def jit_once(function: Callable, **options: Any) -> Callable:
@@ -171,13 +179,61 @@ def init_state(
     return TrainState(state.step, params, frozen, state.opt_state, ema), loaded.provenance
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network beside the state: in no gradient and in no checkpoint.
+
+    Attributes:
+      module: the network without numbers.
+      params: its parameters, on the mesh.
+      provenance: of its weights, as in `interop.load.Loaded`; None for random ones.
+    """
+
+    module: nnx.Module
+    params: Params
+    provenance: dict[str, Any] | None
+
+
+def load_teacher(cfg: ConfigDict, learner: Learner, mesh: Mesh) -> Teacher | None:
+    """The teacher that the objective asks for, from `objective.teacher.weights`; None without one.
+
+    Raises:
+      UserError: no weights named, or weights of another network.
+    """
+    if learner.make_teacher is None:
+        return None
+    module = nnx.eval_shape(lambda: learner.make_teacher(jax.random.key(0)))
+    shapes = split(module)[1]
+    shardings = state_shardings(mesh, shapes)
+    weights = cfg.objective.teacher.get("weights", "")
+    if weights == "random":
+        draw = jit_once(lambda key: split(learner.make_teacher(key))[1], out_shardings=shardings)
+        key = jax.random.fold_in(jax.random.key(cfg.seed), TEACHER_STREAM)
+        return Teacher(module, draw(key), None)
+    if not weights:
+        raise UserError(
+            "objective.teacher.weights is empty; expected a file or folder with the image teacher "
+            "(timm's names, as EndoSSL's ViT-L), or 'random' to try things out"
+        )
+    wanted = jax.tree.map(lambda x: x.shape, shapes)
+    allow = () if module.has_final_norm else ("norm.*",)
+    loaded = init_params(weights, expected={"image_encoder": wanted}, allow=allow)
+    log.info("teacher: %s", loaded.report())
+    params = jax.tree.map(place_array, loaded.params["image_encoder"], shardings)
+    return Teacher(module, params, loaded.provenance)
+
+
 def place_array(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """A host array that every process has, as a global array."""
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 def make_step(
-    learner: Learner, cfg: ConfigDict, mesh: Mesh, abstract: TrainState, teacher: nnx.Module | None
+    learner: Learner,
+    cfg: ConfigDict,
+    mesh: Mesh,
+    abstract: TrainState,
+    teacher: nnx.Module | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The compiled step, (state, batch, stop, teacher params) -> (state, scalars); donates state.
 
@@ -247,8 +303,17 @@ def _accumulate(gradient, params: Params, batch: dict, parts: int):
     return value, scalars, grads
 
 
-def describe(cfg: ConfigDict, data: Data, provenance: dict[str, Any] | None) -> dict[str, Any]:
-    """What every checkpoint says about itself: config, versions, data, licences, cases used."""
+def describe(
+    cfg: ConfigDict,
+    data: Data,
+    init_from: dict[str, Any] | None,
+    teacher: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What every checkpoint says about itself: config, versions, data, licences, cases used.
+
+    What the starting weights and the teacher have seen, the run has seen: `init_from` and `teacher`
+    are their provenance.
+    """
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     licences: dict[str, str] = {}
@@ -256,18 +321,20 @@ def describe(cfg: ConfigDict, data: Data, provenance: dict[str, Any] | None) -> 
         licences |= store.meta["licences"]
     cases = data.leakage["cases"]
     datasets = sorted({case.split("/")[0] for case in cases})
-    before = provenance or {"pretrained_on": [], "used_cases": []}
-    known = before["used_cases"] is not None
+    before = [about for about in (init_from, teacher) if about]
+    known = all(about["used_cases"] is not None for about in before)
+    seen = [name for about in before for name in about["pretrained_on"]]
     return {
         "config": to_dict(cfg),
         "versions": {"python": platform.python_version(), **versions},
         "stores": [{"name": s.name, "sha256": _sha256(s.path / "store.json")} for s in data.stores],
         "licences": licences,
-        "used_cases": sorted({*cases, *before["used_cases"]}) if known else None,
-        "pretrained_on": list(
-            dict.fromkeys([*before["pretrained_on"], *(f"{name} (train)" for name in datasets)])
-        ),
-        "init_from": provenance,
+        "used_cases": sorted({*cases, *(c for a in before for c in a["used_cases"])})
+        if known
+        else None,
+        "pretrained_on": list(dict.fromkeys([*seen, *(f"{name} (train)" for name in datasets)])),
+        "init_from": init_from,
+        "teacher": teacher,
     }
 
 

@@ -9,6 +9,7 @@ appears and must give our outputs; the differences are in parity.json.
 import argparse
 import errno
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from surgjax.errors import UserError, nearest, run
 
+log = logging.getLogger("surgjax")
 LIMIT = 1e-4  # largest difference to the public class, in units of max(1, largest output)
 FILES = {"config.json", "preprocessor_config.json", "README.md", "parity.json"}
 UNWRITABLE = {
@@ -73,6 +75,7 @@ def export(
     params = {path: np.asarray(array, np.float32) for path, array in flatten(tree).items()}
     meta = {**meta, "step": int(folder.name) if folder.name.isdigit() else 0}
     objective, graphdef = _abstract_objective(meta["config"], params, folder)
+    params = _what_fits(params, module, format)
     contents = module.json_files(objective, params)
     tensors = from_ours(module.TABLE, params)
     metadata = {"surgjax": json.dumps(card.provenance(meta), sort_keys=True)}
@@ -86,7 +89,8 @@ def export(
         write(partial / module.WEIGHTS, tensors, metadata)
         for name, content in contents.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
-        parity = _compare(module, partial, graphdef, tree, objective)
+        has_decoder = any(path.startswith("decoder/") for path in params)
+        parity = _compare(module, partial, graphdef, tree, objective, has_decoder)
         if parity is not None:
             (partial / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")
         text = card.card(
@@ -138,8 +142,22 @@ def _abstract_objective(config: dict[str, Any], params: dict[str, np.ndarray], f
     return objective, graphdef
 
 
+def _what_fits(
+    params: dict[str, np.ndarray], module: ModuleType, format: str
+) -> dict[str, np.ndarray]:
+    """All parameters, or the encoder's where the format has no place for the objective's others."""
+    places = {row.ours for row in module.TABLE.rows}
+    odd = sorted({path.split("/")[0] for path in params if path not in places} - {"encoder"})
+    if not odd:
+        return params
+    log.warning(
+        "only the encoder is exported: %s has no place for all of %s", format, ", ".join(odd)
+    )
+    return {path: value for path, value in params.items() if path.startswith("encoder/")}
+
+
 def _compare(
-    module: ModuleType, folder: Path, graphdef, params, objective
+    module: ModuleType, folder: Path, graphdef, params, objective, has_decoder: bool
 ) -> dict[str, Any] | None:
     """Our outputs on a seeded clip against the public class's; None where there is none to ask."""
     import importlib.metadata
@@ -158,7 +176,7 @@ def _compare(
     def outputs(params, batch):
         module = rebuild(graphdef, params)
         made = {"tokens": module.encode(batch["video"])}
-        if hasattr(module, "reconstruct"):
+        if has_decoder:
             pictures = module.reconstruct(batch, jax.random.key(0))
             loss = ((pictures["prediction"] - pictures["target"]) ** 2).mean()
             made |= {"masked": pictures["masked"], "logits": pictures["prediction"], "loss": loss}

@@ -75,6 +75,7 @@ def _train(
         )
     learner = build.make_learner(cfg)
     abstract = learner.abstract(mesh)
+    teacher = build.load_teacher(cfg, learner, mesh)
     data = build.open_data(cfg)
     _print_leakage(data.leakage)
 
@@ -92,10 +93,11 @@ def _train(
             write_frozen(workdir, state.frozen)
     else:
         state, meta = checkpoints.restore(start, abstract)
+        _refuse_other_teacher(meta, teacher)
         state = _with_frozen(state, abstract, workdir)
         provenance = meta["init_from"]
         log.info("restored step %d of %s", start, workdir)
-    meta = build.describe(cfg, data, provenance)
+    meta = build.describe(cfg, data, provenance, teacher.provenance if teacher else None)
     last = min(cfg.total_steps, cfg.stop_at_step or cfg.total_steps)
     metrics = None
     if run is not None:
@@ -104,7 +106,8 @@ def _train(
         closing.callback(metrics.close)
     meter = Meter(cfg.batch_size, learner.flops_per_clip, start, last)
     closing.callback(meter.close)
-    step_fn = build.make_step(learner, cfg, mesh, abstract, teacher=None)
+    step_fn = build.make_step(learner, cfg, mesh, abstract, teacher.module if teacher else None)
+    teacher_params = teacher.params if teacher else None
     evaluators = evaluate.Evaluators(cfg, learner, data.clip, meta["used_cases"], workdir, signal)
     stop_flags = _StopFlags(mesh, signal)
     before: dict[str, jax.Array] | None = None
@@ -127,7 +130,7 @@ def _train(
         fault("before_step", step)
         batch, stats = next(batches)
         state, scalars = step_fn(
-            state, put_batch(mesh, batch, cfg.batch_size), stop_flags.put(), None
+            state, put_batch(mesh, batch, cfg.batch_size), stop_flags.put(), teacher_params
         )
         meter.add(stats)
         # The flags of the step before: all processes read the same, and one step stays in flight.
@@ -190,6 +193,16 @@ def _claim(run: RunFolder, cfg: ConfigDict) -> None:
     if file.is_file() and Checkpoints(run.path / "checkpoints").steps():
         config.refuse_changes(json.loads(file.read_text()), new, str(run.path))
     write_whole(file, json.dumps(new, indent=2) + "\n")
+
+
+def _refuse_other_teacher(meta: dict[str, Any], teacher: build.Teacher | None) -> None:
+    now = (teacher.provenance if teacher else None) or {}
+    before = meta.get("teacher") or {}
+    if before.get("sha256") != now.get("sha256"):
+        raise UserError(
+            f"objective.teacher.weights are not those the run was started with "
+            f"({before.get('source')}): the file has changed; put it back or use a new --workdir"
+        )
 
 
 def _with_frozen(state: TrainState, abstract: TrainState, run: Path) -> TrainState:

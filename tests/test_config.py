@@ -10,15 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import export
 
 from surgjax import build, config, main
 from surgjax.errors import UserError
 from surgjax.sharding import make_mesh
+from surgjax.state import split
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
+VARIANTS += [("surgvista", "script")]
 
 
 def load(name, variant=""):
@@ -60,9 +63,13 @@ def test_the_train_step_lowers_for_accelerators(name, variant, platform):
     side, rows = cfg.data.size, cfg.accumulation
     video = jax.ShapeDtypeStruct((rows, cfg.data.frames, side, side, 3), jnp.uint8)
     batch = {"video": video, "index": jax.ShapeDtypeStruct((rows,), jnp.uint32)}
-    step = build.make_step(learner, cfg, mesh, abstract, None)
+    teacher = learner.make_teacher and nnx.eval_shape(
+        lambda: learner.make_teacher(jax.random.key(0))
+    )
+    step = build.make_step(learner, cfg, mesh, abstract, teacher)
     stop = jax.ShapeDtypeStruct((1,), jnp.int32)
-    exported = export.export(step, platforms=[platform])(abstract, batch, stop, None)
+    taught = split(teacher)[1] if teacher else None
+    exported = export.export(step, platforms=[platform])(abstract, batch, stop, taught)
     assert exported.platforms == (platform,)
     assert "bf16" in exported.mlir_module()
 

@@ -38,7 +38,7 @@ def compiled_once():
                 made[key] = make()
             return made[key]
 
-        def make_step(learner, cfg, mesh, abstract, teacher):
+        def make_step(learner, cfg, mesh, abstract, teacher=None):
             places = str(jax.tree.map(lambda x: x.sharding, abstract))
             key = (learner.graphdef, learner.optimizer, cfg.seed, cfg.accumulation, places)
             return once(key, lambda: MAKE_STEP(learner, cfg, mesh, abstract, teacher))

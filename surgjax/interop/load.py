@@ -193,7 +193,11 @@ def _check_shapes(params: Mapping[str, np.ndarray], shapes: Mapping, path: Path)
     wrong.sort(key=lambda name: not name.startswith("encoder/"))  # a decoder follows its encoder
     part = wrong[0].split("/")[0]
     found, wanted = (_describe(s, part) for s in ({n: a.shape for n, a in params.items()}, shapes))
-    field = {"encoder": "encoder.size", "decoder": "objective.decoder_width and decoder_depth"}
+    field = {
+        "encoder": "encoder.size",
+        "decoder": "objective.decoder_width and decoder_depth",
+        "image_encoder": "objective.teacher.size",
+    }
     if found == wanted or None in (found, wanted):
         found, wanted = params[wrong[0]].shape, shapes[wrong[0]]
         field = {part: f"tensor {wrong[0]}"}
@@ -270,11 +274,12 @@ def front_matter(card: Path) -> dict[str, Any]:
 
 
 def licences(meta: Mapping[str, Any]) -> dict[str, str]:
-    """What a run was made of -> its licence: the stores' datasets, the weights it began with."""
+    """What a run was made of -> its licence: datasets, the weights it began with, its teacher."""
     found = {str(k): str(v or licence.UNKNOWN) for k, v in (meta.get("licences") or {}).items()}
-    if meta.get("init_from"):
-        start = meta["init_from"]
-        found[f"weights of {start['source']}"] = start.get("licence") or licence.UNKNOWN
+    for role in ("init_from", "teacher"):
+        if meta.get(role):
+            source = meta[role]
+            found[f"weights of {source['source']}"] = source.get("licence") or licence.UNKNOWN
     return found
 
 

@@ -5,6 +5,7 @@ for every linear map of a block, on the fused q|k|v kernel as one matrix; zero b
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -102,22 +103,39 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Self-attention with biases for q and v only; one fused kernel with columns q | k | v."""
+    """Self-attention; one fused kernel with columns q | k | v.
 
-    def __init__(self, width: int, heads: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    `qkv_bias` is "qv" (VideoMAE: two vectors, none for k) or "all" (image transformers: one vector
+    beside the fused kernel).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        qkv_bias: Literal["qv", "all"] = "qv",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         if width % heads:
             raise UserError(f"a width of {width} does not divide into {heads} attention heads")
-        self.qkv = Linear(width, 3 * width, bias=None, dtype=dtype, rngs=rngs)
-        self.q_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
-        self.v_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        bias = zeros if qkv_bias == "all" else None
+        self.qkv = Linear(width, 3 * width, bias=bias, dtype=dtype, rngs=rngs)
+        if qkv_bias == "qv":
+            self.q_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+            self.v_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        q_bias, v_bias = self.q_bias[...], self.v_bias[...]
-        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
-        qkv = (self.qkv(x) + bias).reshape(*x.shape[:2], 3, self.heads, -1)
+        qkv = self.qkv(x)
+        if not self.qkv.has_bias:
+            q_bias, v_bias = self.q_bias[...], self.v_bias[...]
+            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+            qkv += bias.astype(self.dtype)
+        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
         return self.out(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(x.shape))
 
 
@@ -142,11 +160,12 @@ class Block(nnx.Module):
         *,
         mlp_ratio: float = 4.0,
         eps: float,
+        qkv_bias: Literal["qv", "all"] = "qv",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.norm1 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
-        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, int(width * mlp_ratio), dtype=dtype, rngs=rngs)
 

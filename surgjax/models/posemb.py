@@ -53,4 +53,31 @@ def sincos_3d(grid: Grid, width: int) -> Float[np.ndarray, "n d"]:
     return np.concatenate(parts, axis=1)[:, :width]
 
 
-TABLES = {"sincos_1d": sincos_1d, "sincos_3d": sincos_3d}
+def sincos_time_space(grid: Grid, width: int) -> Float[np.ndarray, "n d"]:
+    """SurgVISTA's table (MVD's, arXiv 2212.04500), in float64.
+
+    A quarter of the channels is for time, then equal shares of the rest for column and row; each
+    axis is [sines | cosines] with frequencies 10000^(-i / half its channels).
+
+    Raises:
+      UserError: 16 does not divide the width.
+    """
+    if width % 16:
+        raise UserError(
+            f"encoder.positions is 'sincos_time_space', which needs widths that 16 divides; "
+            f"this network has {width}"
+        )
+    time, row, column = np.meshgrid(*(np.arange(n, dtype=np.float64) for n in grid), indexing="ij")
+    parts = []
+    for axis, channels in ((time, width // 4), (column, width * 3 // 8), (row, width * 3 // 8)):
+        half = channels // 2
+        angle = axis.reshape(-1, 1) * 10000.0 ** (-np.arange(half, dtype=np.float64) / half)
+        parts += [np.sin(angle), np.cos(angle)]
+    return np.concatenate(parts, axis=1)
+
+
+TABLES = {
+    "sincos_1d": sincos_1d,
+    "sincos_3d": sincos_3d,
+    "sincos_time_space": sincos_time_space,
+}

@@ -28,6 +28,7 @@ class TokenDecoder(nnx.Module):
       inputs: width of the visible tokens. outputs: width of the predictions.
       width, depth, heads: of the blocks. grid: tokens of the whole clip in time, height, width.
       layer_norm_eps: of the blocks. norm_eps: of the final norm; 1e-5 in the public PyTorch class.
+      embed_bias: a bias for the map into `width`, which VideoMAE lacks.
       positions, remat, unroll, drop_path, dtype: as in `VideoViT`.
     """
 
@@ -43,6 +44,7 @@ class TokenDecoder(nnx.Module):
         positions: str = "sincos_1d",
         layer_norm_eps: float = 1e-6,
         norm_eps: float = 1e-5,
+        embed_bias: bool = False,
         remat: str = "none",
         unroll: int | bool = 1,
         drop_path: float = 0.0,
@@ -53,9 +55,9 @@ class TokenDecoder(nnx.Module):
         self.remat, self.unroll, self.drop_path = remat, unroll, drop_path
         self.dtype = jnp.dtype(dtype)
         remat_policy(remat)  # an unknown name fails here
-        self.embed = Linear(
-            inputs, width, kernel=uniform_fan_in(inputs), bias=None, dtype=dtype, rngs=rngs
-        )
+        torch_default = uniform_fan_in(inputs)
+        bias = torch_default if embed_bias else None
+        self.embed = Linear(inputs, width, kernel=torch_default, bias=bias, dtype=dtype, rngs=rngs)
         # The reference cuts its normal (deviation 0.02) at one deviation.
         token = 0.02 * jax.random.truncated_normal(rngs.params(), -1.0, 1.0, (1, 1, width))
         self.mask_token = nnx.Param(token)

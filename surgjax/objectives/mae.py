@@ -31,6 +31,7 @@ class Objective(nnx.Module):
       decode_fraction: share of the hidden cubes that are decoded, a fresh uniform subset each time
         (the idea of VideoMAE V2, arXiv 2303.16727, section 3.2); the loss stays an unbiased mean.
       decoder_norm_eps: of the decoder's final norm; 1e-5 is what the public PyTorch class has.
+      decoder_embed_bias: a bias for the decoder's first map; the public PyTorch class has none.
       dtype: of the computation; parameters, targets and loss are float32.
 
     Raises:
@@ -38,6 +39,7 @@ class Objective(nnx.Module):
     """
 
     ema_of = None
+    make_teacher = None
 
     def __init__(
         self,
@@ -51,12 +53,11 @@ class Objective(nnx.Module):
         decoder_heads: int | None = None,
         decode_fraction: float = 1.0,
         decoder_norm_eps: float = 1e-5,
+        decoder_embed_bias: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.encoder = VideoViT(frames=frames, image_size=size, dtype=dtype, rngs=rngs, **encoder)
-        published = size_of(encoder["size"])
-        width = decoder_width or published.decoder_width
         self.mask_ratio = mask_ratio
         self.kept, self.hidden = masking.tube_counts(self.encoder.grid, mask_ratio)
         if not 0 < decode_fraction <= 1:
@@ -64,23 +65,17 @@ class Objective(nnx.Module):
                 f"objective.decode_fraction is {decode_fraction}; choose above 0, at most 1"
             )
         self.decoded = max(1, round(decode_fraction * self.hidden))
-        shared = {
-            name: encoder[name]
-            for name in ("positions", "layer_norm_eps", "remat", "unroll", "drop_path")
-            if name in encoder
-        }
-        self.decoder = TokenDecoder(
-            self.encoder.width,
+        self.decoder = decoder_of(
+            self.encoder,
+            encoder,
             self.encoder.embed.kernel.shape[0],
-            width=width,
-            depth=decoder_depth or published.decoder_depth,
-            heads=decoder_heads
-            or heads_for(width, published.decoder_width, published.decoder_heads),
-            grid=self.encoder.grid,
+            depth=decoder_depth,
+            width=decoder_width,
+            heads=decoder_heads,
             norm_eps=decoder_norm_eps,
+            embed_bias=decoder_embed_bias,
             dtype=dtype,
             rngs=rngs,
-            **shared,
         )
 
     def loss(
@@ -113,9 +108,19 @@ class Objective(nnx.Module):
         rng: jax.Array | None = None,
     ) -> Float[Array, "b m values"]:
         """The decoder's output for the cubes at `hidden`, seeing only those at `keep`; float32."""
-        visible = standardise(masking.gather(cubes, keep))
-        tokens = self.encoder.encode_tubelets(visible, keep, rng)
+        tokens = self.encode_visible(cubes, keep, rng=rng)
         return self.decoder(tokens, keep, hidden, rng).astype(jnp.float32)
+
+    def encode_visible(
+        self,
+        cubes: UInt8[Array | np.ndarray, "b n values"],
+        keep: Int[Array, "b k"],
+        *,
+        rng: jax.Array | None = None,
+    ) -> Float[Array, "b k d"]:
+        """The encoder's tokens of the cubes at `keep`, the only ones it sees."""
+        visible = standardise(masking.gather(cubes, keep))
+        return self.encoder.encode_tubelets(visible, keep, rng)
 
     def encode(self, video: UInt8[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b n d"]:
         """Final tokens of whole clips, float32."""
@@ -150,22 +155,61 @@ class Objective(nnx.Module):
         Matrix products alone, a multiply-add is two; recomputation does not count. The embedding
         counts for all cubes, as published tables have it, although only visible ones are embedded.
         """
-        encoder, decoder = self.encoder, self.decoder
-        tokens = encoder.grid[0] * encoder.grid[1] * encoder.grid[2]
+        encoder = self.encoder
         values, width = encoder.embed.kernel.shape
+        tokens = encoder.grid[0] * encoder.grid[1] * encoder.grid[2]
+        forward = 2 * tokens * values * width + block_flops(encoder, self.kept)
+        return 3.0 * (forward + decoder_flops(self.decoder, self.kept, self.decoded))
 
-        def blocks(module, tokens):
-            depth, width, _ = module.blocks.attention.out.kernel.shape
-            return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
 
-        forward = (
-            2 * tokens * values * width
-            + blocks(encoder, self.kept)
-            + 2 * self.kept * width * decoder.width
-            + blocks(decoder, self.kept + self.decoded)
-            + 2 * self.decoded * decoder.width * values
-        )
-        return 3.0 * forward
+def decoder_of(
+    encoder: VideoViT,
+    arguments: Mapping[str, Any],
+    outputs: int,
+    *,
+    depth: int | None,
+    width: int | None,
+    heads: int | None,
+    norm_eps: float,
+    embed_bias: bool,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> TokenDecoder:
+    """A decoder on `encoder` that shares its `arguments`; sizes left None are the published ones.
+
+    Raises:
+      UserError: heads are needed for this width and not given.
+    """
+    published = size_of(arguments["size"])
+    width = width or published.decoder_width
+    names = ("positions", "layer_norm_eps", "remat", "unroll", "drop_path")
+    return TokenDecoder(
+        encoder.width,
+        outputs,
+        width=width,
+        depth=depth or published.decoder_depth,
+        heads=heads or heads_for(width, published.decoder_width, published.decoder_heads),
+        grid=encoder.grid,
+        norm_eps=norm_eps,
+        embed_bias=embed_bias,
+        dtype=dtype,
+        rngs=rngs,
+        **{name: arguments[name] for name in names if name in arguments},
+    )
+
+
+def block_flops(module: nnx.Module, tokens: int) -> int:
+    """Operations of a network's blocks on so many tokens, forward."""
+    depth, width, _ = module.blocks.attention.out.kernel.shape
+    return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)
+
+
+def decoder_flops(decoder: TokenDecoder, kept: int, decoded: int) -> int:
+    """Operations of a decoder from its embedding to its predictions, forward."""
+    inputs, width = decoder.embed.kernel.shape
+    outputs = decoder.head.kernel.shape[1]
+    blocks = block_flops(decoder, kept + decoded)
+    return 2 * kept * inputs * width + blocks + 2 * decoded * width * outputs
 
 
 def heads_for(width: int, published_width: int, published_heads: int) -> int:

@@ -1,0 +1,181 @@
+"""Masked video autoencoding with an image teacher (SurgVISTA, npj Digital Medicine 2025).
+
+The autoencoder of VideoMAE with a second decoder, which predicts the frozen teacher's features of
+the hidden places; the encoder learns from both.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
+
+from surgjax import masking
+from surgjax.errors import UserError, nearest
+from surgjax.models.image_vit import ImageViT
+from surgjax.models.video_vit import VideoViT, size_of, tubelets
+from surgjax.objectives import mae
+
+
+class Objective(mae.Objective):
+    """One video encoder, a pixel decoder and a feature decoder (Methods, "Pre-training").
+
+    Args:
+      frames, size, encoder, mask_ratio, decoder_depth: as in the masked autoencoder.
+      feature_decoder_depth: blocks of the second decoder.
+      pixel_weight, feature_weight: of the two losses.
+      beta: where the smooth L1 loss turns from a parabola into a line.
+      normalise_features: layer norm without parameters on the targets. The published weight of
+        0.05 belongs to the raw scale of a teacher without a final norm; teachers that have one
+        (DINOv2, DINOv3) need it.
+      teacher: of the frozen network: size, final_norm, layer_norm_eps and patch as in `ImageViT`;
+        resample, frames resized where its patch is another; weights, a file or folder, or "random"
+        for a network drawn from the seed.
+
+    Raises:
+      UserError: a value that does not fit, naming the field.
+    """
+
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        encoder: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        mask_ratio: float = 0.85,
+        decoder_depth: int | None = None,
+        feature_decoder_depth: int = 2,
+        pixel_weight: float = 1.0,
+        feature_weight: float = 0.05,
+        beta: float = 1.0,
+        normalise_features: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            frames=frames,
+            size=size,
+            encoder=encoder,
+            mask_ratio=mask_ratio,
+            decoder_depth=decoder_depth,
+            decoder_norm_eps=encoder.get("layer_norm_eps", 1e-6),
+            decoder_embed_bias=True,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        if beta <= 0:
+            raise UserError(f"objective.beta is {beta}; choose above 0")
+        self.weights = (pixel_weight, feature_weight)
+        self.beta, self.normalise_features = beta, normalise_features
+        self.teacher = tuple(sorted(teacher_arguments(teacher, self.encoder).items()))
+        self.feature_decoder = mae.decoder_of(
+            self.encoder,
+            encoder,
+            size_of(teacher["size"]).width,
+            depth=feature_decoder_depth,
+            width=None,
+            heads=None,
+            norm_eps=self.decoder.norm.eps,
+            embed_bias=True,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def make_teacher(self, rngs: nnx.Rngs) -> ImageViT:
+        """The frozen network, without the weights it is meant to have."""
+        return ImageViT(
+            **dict(self.teacher), unroll=self.encoder.unroll, dtype=self.encoder.dtype, rngs=rngs
+        )
+
+    def loss(
+        self, batch: Mapping[str, Array | np.ndarray], *, rng: jax.Array, teacher: ImageViT
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Weighted sum of both losses, each a mean over the hidden tokens, and scalars to log.
+
+        Args:
+          batch: "video" uint8 (b t h w c), "index" (b,) global sample indices.
+          rng: the step's key; a sample's mask depends on it and on the sample's index alone.
+          teacher: what `make_teacher` makes, with its weights.
+        """
+        mask_rng, drop_rng = jax.random.split(rng)
+        cubes = self.encoder.tubelets(batch["video"])
+        keep, hidden = masking.tube(mask_rng, batch["index"], self.encoder.grid, self.mask_ratio)
+        keys = masking.sample_keys(drop_rng, batch["index"])
+        tokens = self.encode_visible(cubes, keep, rng=keys)
+        pixels = self.decoder(tokens, keep, hidden, keys).astype(jnp.float32)
+        features = self.feature_decoder(tokens, keep, hidden, keys).astype(jnp.float32)
+        target, _, _ = mae.normalised_pixels(masking.gather(cubes, hidden))
+        taught = masking.gather(self.features(teacher, batch["video"]), hidden)
+        pixel_loss = jnp.square(pixels - target).mean()
+        feature_loss = smooth_l1(features - taught, self.beta).mean()
+        loss = self.weights[0] * pixel_loss + self.weights[1] * feature_loss
+        return loss, {"loss": loss, "pixel_loss": pixel_loss, "feature_loss": feature_loss}
+
+    def features(
+        self, teacher: ImageViT, video: UInt8[Array | np.ndarray, "b t h w c"]
+    ) -> Float[Array, "b n d"]:
+        """The teacher's patch tokens of the first frame of every tubelet, in our token order."""
+        time, height, width = self.encoder.grid
+        frames = video[:, :: self.encoder.patch[0]]
+        frames = frames.reshape(-1, 1, *frames.shape[2:])
+        if teacher.patch != self.encoder.patch[1]:
+            side = teacher.side * teacher.patch
+            shape = (*frames.shape[:2], side, side, 3)
+            resized = jax.image.resize(frames.astype(jnp.float32), shape, "bilinear")
+            frames = jnp.round(resized).astype(jnp.uint8)
+        patches = mae.standardise(tubelets(frames, (1, teacher.patch, teacher.patch)))
+        tokens = teacher(patches)[:, 1:].astype(jnp.float32)
+        tokens = tokens.reshape(len(video), time * height * width, -1)
+        if self.normalise_features:
+            tokens = tokens - tokens.mean(axis=-1, keepdims=True)
+            tokens *= jax.lax.rsqrt(jnp.square(tokens).mean(axis=-1, keepdims=True) + 1e-6)
+        return tokens
+
+    def flops_per_clip(self) -> float:
+        """As in the masked autoencoder, with the second decoder; the teacher runs forward only."""
+        time, height, width = self.encoder.grid
+        taught = size_of(dict(self.teacher)["size"])
+        patches, values = height * width, 3 * dict(self.teacher)["patch"] ** 2
+        blocks = taught.depth * (
+            24 * (patches + 1) * taught.width**2 + 4 * (patches + 1) ** 2 * taught.width
+        )
+        teacher = time * (2 * patches * values * taught.width + blocks)
+        feature_decoder = mae.decoder_flops(self.feature_decoder, self.kept, self.hidden)
+        return super().flops_per_clip() + 3.0 * feature_decoder + teacher
+
+
+def teacher_arguments(teacher: Mapping[str, Any], encoder: VideoViT) -> dict[str, Any]:
+    """Arguments of the `ImageViT` whose patches lie on the places of `encoder`'s tokens.
+
+    Raises:
+      UserError: an unknown field, or another patch size without `resample`.
+    """
+    known = ("size", "weights", "final_norm", "layer_norm_eps", "patch", "resample")
+    for name in teacher:
+        if name not in known:
+            raise UserError(
+                f"objective.teacher has no field {name!r}{nearest(name, known)}; "
+                f"choose from {', '.join(known)}"
+            )
+    if "size" not in teacher:
+        raise UserError("objective.teacher.size must be given, as the size of its weights")
+    patch = teacher.get("patch", encoder.patch[1])
+    if patch != encoder.patch[1] and not teacher.get("resample"):
+        raise UserError(
+            f"objective.teacher.patch is {patch} and the encoder's is {encoder.patch[1]}, so their "
+            f"tokens do not lie on the same places; set objective.teacher.resample=True to show "
+            f"the teacher frames of {encoder.grid[1] * patch} pixels"
+        )
+    given = {name: teacher[name] for name in known[2:4] if name in teacher}
+    return given | {"size": teacher["size"], "patch": patch, "image_size": encoder.grid[1] * patch}
+
+
+def smooth_l1(error: Float[Array | np.ndarray, "*n"], beta: float) -> Float[Array, "*n"]:
+    """error^2 / (2 beta) below beta, |error| - beta / 2 above (Girshick, arXiv 1504.08083)."""
+    size = jnp.abs(error)
+    return jnp.where(size < beta, jnp.square(error) / (2 * beta), size - beta / 2)

@@ -1,0 +1,86 @@
+"""Equal numbers from Hugging Face's ViT, on random weights of ViT-B size, through a file."""
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+
+from surgjax.errors import UserError
+from surgjax.interop import find_format
+from surgjax.interop.files import write_safetensors
+from surgjax.interop.keys import from_ours
+from surgjax.interop.load import init_params
+from surgjax.models.image_vit import ImageViT
+from surgjax.models.video_vit import tubelets
+from surgjax.state import flatten, rebuild, split
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_tokens_are_those_of_the_public_class(tmp_path, final_norm):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.ViTConfig(layer_norm_eps=1e-6, hidden_act="gelu")
+    torch.manual_seed(0)
+    peer = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():  # its own start leaves biases and the class token at zero
+        for name, parameter in peer.named_parameters():
+            norm = "layernorm" in name and name.endswith("weight")
+            parameter.normal_(1.0 if norm else 0.0, 0.1 if norm else 0.03)
+    peer.save_pretrained(tmp_path)
+    tensors = timm_names(safetensors.numpy.load_file(tmp_path / "model.safetensors"))
+    file = tmp_path / "vit.safetensors"
+    write_safetensors(file, {f"module.{name}": x for name, x in tensors.items()}, {})
+
+    shape = lambda: ImageViT("B", 224, final_norm=final_norm, rngs=nnx.Rngs(0))  # noqa: E731
+    graphdef, shapes = split(nnx.eval_shape(shape))
+    wanted = {"image_encoder": jax.tree.map(lambda x: x.shape, shapes)}
+    loaded = init_params(file, expected=wanted, allow=() if final_norm else ("norm.*",))
+    assert loaded.missing == []
+    params = loaded.params["image_encoder"]
+    pictures = np.random.default_rng(0).standard_normal((2, 224, 224, 3)).astype(np.float32)
+    patches = tubelets(pictures[:, None], (1, 16, 16))
+    found = jax.jit(lambda params, x: rebuild(graphdef, params)(x))(params, patches)
+    with torch.no_grad():
+        out = peer(
+            torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()), output_hidden_states=True
+        )
+    expected = out.last_hidden_state if final_norm else out.hidden_states[-1]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    if final_norm:
+        back = from_ours(find_format("timm").TABLE, flatten(loaded.params))
+        assert set(back) == set(tensors)
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(back[name].view(np.uint32), tensor.view(np.uint32), name)
+
+
+def timm_names(theirs):
+    """A saved ViTModel's tensors under timm's names, written down without the table."""
+    made = {
+        "cls_token": theirs["embeddings.cls_token"],
+        "pos_embed": theirs["embeddings.position_embeddings"],
+        "patch_embed.proj.weight": theirs["embeddings.patch_embeddings.projection.weight"],
+        "patch_embed.proj.bias": theirs["embeddings.patch_embeddings.projection.bias"],
+        "norm.weight": theirs["layernorm.weight"],
+        "norm.bias": theirs["layernorm.bias"],
+    }
+    for i in range(12):
+        old, new = f"encoder.layer.{i}", f"blocks.{i}"
+        for kind in ("weight", "bias"):
+            parts = [
+                theirs[f"{old}.attention.attention.{p}.{kind}"] for p in ("query", "key", "value")
+            ]
+            made[f"{new}.attn.qkv.{kind}"] = np.concatenate(parts)
+            made[f"{new}.attn.proj.{kind}"] = theirs[f"{old}.attention.output.dense.{kind}"]
+            made[f"{new}.norm1.{kind}"] = theirs[f"{old}.layernorm_before.{kind}"]
+            made[f"{new}.norm2.{kind}"] = theirs[f"{old}.layernorm_after.{kind}"]
+            made[f"{new}.mlp.fc1.{kind}"] = theirs[f"{old}.intermediate.dense.{kind}"]
+            made[f"{new}.mlp.fc2.{kind}"] = theirs[f"{old}.output.dense.{kind}"]
+    return made
+
+
+def test_patches_must_divide_the_picture():
+    with pytest.raises(UserError, match="pictures of 50 pixels do not divide into 16-patches"):
+        ImageViT("T", 50, rngs=nnx.Rngs(0))

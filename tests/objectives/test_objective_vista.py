@@ -1,0 +1,201 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from runs import losses, same, tiny
+
+from surgjax import masking, objectives, sharding
+from surgjax.checkpoint import read_params
+from surgjax.errors import UserError
+from surgjax.export import export
+from surgjax.interop import find_format
+from surgjax.interop.files import write_safetensors
+from surgjax.interop.keys import from_ours
+from surgjax.models import posemb
+from surgjax.models.video_vit import tubelets
+from surgjax.objectives import mae
+from surgjax.state import flatten, split
+from surgjax.train import train
+
+TEACHER = dict(weights="random", size="T", final_norm=False)
+TINY = dict(frames=4, size=48, encoder=dict(size="T"), mask_ratio=0.7, teacher=TEACHER)
+
+
+def build(**changes):
+    return objectives.build("vista", **{**TINY, **changes}, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def objective():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def teacher(objective):
+    return objective.make_teacher(nnx.Rngs(7))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    video = np.random.default_rng(0).integers(0, 256, (3, 4, 48, 48, 3), dtype=np.uint8)
+    return {"video": video, "index": np.array([4, 8, 15], np.uint32)}
+
+
+def test_published_sizes():
+    """Methods: 87.4 M in the encoder and 100.8 M in all, the fixed position tables counted."""
+    encoder = dict(size="B", positions="sincos_time_space")
+    whole = nnx.eval_shape(
+        lambda: build(
+            frames=16, size=224, encoder=encoder, mask_ratio=0.85, teacher=TEACHER | {"size": "L"}
+        )
+    )
+    counts = {part: 0 for part in ("encoder", "decoder", "feature_decoder")}
+    for path, leaf in flatten(split(whole)[1]).items():
+        counts[path.split("/")[0]] += leaf.size
+    tables = [1568 * 768, 1568 * 384, 1568 * 384]
+    assert counts["encoder"] / 1e6 == pytest.approx(86.227, abs=0.001)
+    assert (counts["encoder"] + tables[0]) / 1e6 == pytest.approx(87.431, abs=0.001)
+    assert (sum(counts.values()) + sum(tables)) / 1e6 == pytest.approx(100.859, abs=0.001)
+    assert whole.hidden == 8 * 166
+
+
+def test_loss_against_float64(objective, teacher, batch):
+    """Both decoders' outputs scored by the definitions, the features asked for frame by frame."""
+    rng = jax.random.key(3)
+    loss, scalars = jax.jit(lambda batch: objective.loss(batch, rng=rng, teacher=teacher))(batch)
+    mask_rng, _ = jax.random.split(rng)
+    keep, hidden = masking.tube(mask_rng, batch["index"], objective.encoder.grid, 0.7)
+    cubes = objective.encoder.tubelets(batch["video"])
+    tokens = objective.encode_visible(cubes, keep)
+    predicted = np.asarray(objective.feature_decoder(tokens, keep, hidden), np.float64)
+    pixels = np.asarray(objective.decoder(tokens, keep, hidden), np.float64)
+    target = np.asarray(mae.normalised_pixels(masking.gather(cubes, hidden))[0], np.float64)
+    errors, of_patches = [], jax.jit(lambda patches: teacher(patches))
+    for video, places, features in zip(batch["video"], np.asarray(hidden), predicted, strict=True):
+        for place, feature in zip(places, features, strict=True):
+            t, h, w = np.unravel_index(place, (2, 3, 3))
+            normalised = (video[2 * t] / 255 - mae.IMAGENET_MEAN) / mae.IMAGENET_STD
+            patches = tubelets(normalised[None, None].astype(np.float32), (1, 16, 16))
+            taught = np.asarray(of_patches(patches), np.float64)[0, 1 + 3 * h + w]
+            error = np.abs(feature - taught)
+            errors.append(np.where(error < 1, 0.5 * error**2, error - 0.5).mean())
+    assert float(scalars["pixel_loss"]) == pytest.approx(((pixels - target) ** 2).mean(), rel=1e-5)
+    assert float(scalars["feature_loss"]) == pytest.approx(np.mean(errors), rel=1e-4)
+    expected = scalars["pixel_loss"] + 0.05 * scalars["feature_loss"]
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6) and loss.dtype == jnp.float32
+
+
+def test_smooth_l1_is_torchs():
+    torch = pytest.importorskip("torch")
+    from surgjax.objectives.vista import smooth_l1
+
+    error = np.linspace(-3, 3, 61).astype(np.float32)
+    for beta in (0.5, 1.0, 2.0):
+        expected = torch.nn.functional.smooth_l1_loss(
+            torch.from_numpy(error), torch.zeros(61), beta=beta, reduction="none"
+        )
+        np.testing.assert_allclose(smooth_l1(error, beta), expected.numpy(), atol=1e-6)
+
+
+def test_normalised_features_have_unit_scale(batch):
+    objective = build(normalise_features=True)
+    features = np.asarray(objective.features(objective.make_teacher(nnx.Rngs(7)), batch["video"]))
+    np.testing.assert_allclose(features.mean(axis=-1), 0, atol=1e-5)
+    np.testing.assert_allclose(features.std(axis=-1), 1, atol=1e-3)
+
+
+def test_a_teacher_of_another_patch_needs_frames_of_another_size(batch):
+    with pytest.raises(UserError, match="patch is 14 and the encoder's is 16.*resample=True"):
+        build(teacher=TEACHER | {"patch": 14})
+    objective = build(teacher=TEACHER | {"patch": 14, "resample": True})
+    teacher = objective.make_teacher(nnx.Rngs(7))
+    assert teacher.side == 3 and objective.features(teacher, batch["video"]).shape == (3, 18, 192)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(teacher=TEACHER | {"wieghts": ""}), "no field 'wieghts' .did you mean 'weights'"),
+        (dict(teacher={"weights": "random"}), "objective.teacher.size must be given"),
+        (dict(beta=0.0), "objective.beta is 0.0"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        build(**change)
+
+
+def test_positions_of_the_published_script():
+    """A quarter for time, then column before row; each axis sines, then cosines; frequencies
+    from 1 to nearly 1 / 10000, written out for one token."""
+    table = posemb.table("sincos_time_space", (8, 14, 14), 768)
+    t, h, w = 3, 5, 11
+    row = []
+    for position, channels in ((t, 192), (w, 288), (h, 288)):
+        angles = [position / 10000 ** (2 * i / channels) for i in range(channels // 2)]
+        row += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
+    np.testing.assert_allclose(table[(t * 14 + h) * 14 + w], row, atol=1e-6)
+    with pytest.raises(UserError, match="widths that 16 divides"):
+        posemb.table("sincos_time_space", (2, 2, 2), 40)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A teacher's file in timm's names, of a network with a final norm."""
+    teacher = build(size=32, teacher=TEACHER | {"final_norm": True}).make_teacher(nnx.Rngs(3))
+    file = tmp_path_factory.mktemp("teacher") / "vit.safetensors"
+    params = flatten({"image_encoder": split(teacher)[1]})
+    table = find_format("timm").TABLE
+    write_safetensors(file, from_ours(table, {p: np.asarray(x) for p, x in params.items()}), {})
+    return file
+
+
+@pytest.fixture
+def config(store, weights, monkeypatch):
+    """A config maker; runs take one device."""
+    found = jax.local_devices()[:1]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    objective = dict(name="vista", mask_ratio=0.75, decoder_depth=1, feature_decoder_depth=1)
+    objective["teacher"] = TEACHER | {"weights": str(weights)}
+    return lambda **changes: tiny(store, objective=objective, **changes)
+
+
+def test_training_goes_on_exactly_and_keeps_the_teacher_out(config, weights, tmp_path):
+    train(config(), tmp_path / "straight")
+    train(config(stop_at_step=4), tmp_path / "parts")
+    train(config(), tmp_path / "parts")
+    assert same(tmp_path / "straight", tmp_path / "parts")
+    assert losses(tmp_path / "straight") == losses(tmp_path / "parts")
+    params, meta = read_params(tmp_path / "straight")
+    assert set(params) == {"encoder", "decoder", "feature_decoder"}
+    assert meta["teacher"]["source"] == "vit.safetensors" and len(meta["teacher"]["sha256"]) == 64
+    # What the teacher has seen is not known, so no table may say that this encoder is clean.
+    assert meta["used_cases"] is None and meta["pretrained_on"] == ["unknown", "synthetic (train)"]
+
+    table = find_format("timm").TABLE
+    other = build(size=32, teacher=TEACHER | {"final_norm": True}).make_teacher(nnx.Rngs(4))
+    params = flatten({"image_encoder": split(other)[1]})
+    before = weights.read_bytes()
+    write_safetensors(weights, from_ours(table, {p: np.asarray(x) for p, x in params.items()}), {})
+    with pytest.raises(UserError, match="the file has changed; put it back"):
+        train(config(stop_at_step=6), tmp_path / "parts")
+    weights.write_bytes(before)
+
+    export(tmp_path / "straight", tmp_path / "out")
+    names = {f.name for f in (tmp_path / "out").iterdir()}
+    assert {"config.json", "model.safetensors"} <= names
+    assert "VideoMAEModel" in (tmp_path / "out" / "config.json").read_text()
+
+
+def test_weights_must_be_named_and_fit(config, tmp_path):
+    cfg = config()
+    cfg.objective.teacher.weights = ""
+    with pytest.raises(UserError, match="objective.teacher.weights is empty; expected a file"):
+        train(cfg, tmp_path)
+    cfg = config()
+    cfg.objective.teacher.size = "S"
+    with pytest.raises(
+        UserError, match="objective.teacher.size found width 192.* expected width 384"
+    ):
+        train(cfg, tmp_path)
