@@ -92,8 +92,12 @@ class Meter:
 
 def line(step: int, last_step: int, scalars: dict[str, float]) -> str:
     """One readable log line; everything is in metrics.jsonl."""
+    parts = [
+        f"{k.removesuffix('_loss')} {v:.4f}" for k, v in scalars.items() if k.endswith("_loss")
+    ]
+    shares = f" ({', '.join(parts)})" if parts else ""
     text = (
-        f"step {step}/{last_step} loss {scalars['loss']:.4f} lr {scalars['lr']:.2e} "
+        f"step {step}/{last_step} loss {scalars['loss']:.4f}{shares} lr {scalars['lr']:.2e} "
         f"{scalars['clips_per_s']:.1f} clips/s data wait {scalars['data_wait_percent']:.0f} % "
         f"{scalars['tflops']:.3g} TFLOP/s "
     )

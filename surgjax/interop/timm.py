@@ -53,6 +53,8 @@ TABLE = Table(
     ignored={
         "decoder_*": "the decoder of MAE's pretraining",
         "mask_token": "the decoder of MAE's pretraining",
+        "head.*": "a classifier's head",
+        "fc_norm.*": "a classifier's head",
     },
 )
 

@@ -32,7 +32,11 @@ def test_tokens_are_those_of_the_public_class(tmp_path, final_norm):
     peer.save_pretrained(tmp_path)
     tensors = timm_names(safetensors.numpy.load_file(tmp_path / "model.safetensors"))
     file = tmp_path / "vit.safetensors"
-    write_safetensors(file, {f"module.{name}": x for name, x in tensors.items()}, {})
+    besides = {
+        "decoder_embed.weight": np.zeros(3, np.float32),
+        "head.bias": np.zeros(7, np.float32),
+    }
+    write_safetensors(file, {f"module.{name}": x for name, x in (tensors | besides).items()}, {})
 
     shape = lambda: ImageViT("B", 224, final_norm=final_norm, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, shapes = split(nnx.eval_shape(shape))
