@@ -22,8 +22,10 @@ def get_config(variant: str = ""):
     cfg = defaults()
     # Published (Methods): ViT-B/16, tube mask 0.85, decoders of 4 and 2 blocks, losses 1 and 0.05.
     cfg.encoder.size = "B"
-    cfg.encoder.positions = "sincos_1d"  # script: sincos_time_space, which no public class has
-    cfg.encoder.drop_path = 0.1  # script's; the paper is silent
+    # Published: a fixed table over space and time (script: sincos_time_space), which no public
+    # class has; with VideoMAE's the encoder can be exported.
+    cfg.encoder.positions = "sincos_1d"
+    cfg.encoder.drop_path = 0.1  # not published; the script's
     cfg.objective = dict(
         name="vista",
         mask_ratio=0.85,
@@ -34,7 +36,9 @@ def get_config(variant: str = ""):
         # The weight of 0.05 belongs to the raw tokens of a teacher without a final norm, as
         # EndoSSL's. With final_norm=True (DINOv2, DINOv3) set normalise_features=True.
         normalise_features=False,
-        teacher=dict(weights="", size="L", final_norm=False),
+        teacher=dict(
+            weights="", size="L", patch=16, resample=False, final_norm=False, layer_norm_eps=1e-6
+        ),
     )
     cfg.data.frames = 16
     cfg.data.stride = "4"
@@ -42,7 +46,7 @@ def get_config(variant: str = ""):
     cfg.data.workers = 8
     cfg.batch_size = 512  # script: 2,048
     cfg.accumulation = 4
-    _epochs(cfg, 200, warmup=40)
+    _epochs(cfg, 200, warmup=40)  # warm-up not published; the script's
     cfg.optim.peak_lr = 3e-4  # 1.5e-4 x batch / 256; script: 1.2e-3
     cfg.optim.final_lr = 2e-5  # not published; assumed: VideoMAE's 1e-5 x batch / 256. script: 8e-4
     cfg.optim.weight_decay = 0.05
@@ -67,7 +71,8 @@ def get_config(variant: str = ""):
         cfg.objective.decoder_depth = 2
         cfg.objective.feature_decoder_depth = 1
         cfg.objective.mask_ratio = 0.75
-        cfg.objective.teacher = dict(weights="random", size="T", final_norm=False)
+        cfg.objective.teacher.weights = "random"
+        cfg.objective.teacher.size = "T"
         cfg.data.frames = 2
         cfg.data.stride = "8"
         cfg.data.size = 96

@@ -163,13 +163,16 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 
 def _format_by_type(config: Mapping[str, Any], path: Path):
-    modules = [find_format(name) for name in formats()]
-    found = [module for module in modules if module.MODEL_TYPE == config["model_type"]]
+    modules = {name: find_format(name) for name in formats()}
+    found = [m for m in modules.values() if m.MODEL_TYPE == config["model_type"]]
     if not found:
+        folders = [m.MODEL_TYPE for m in modules.values() if m.MODEL_TYPE]
+        layouts = [name for name, m in modules.items() if not m.MODEL_TYPE]
         raise UserError(
             f"{path} looks like a {config['model_type']!r} model "
             f"({', '.join(config.get('architectures') or ['no class named'])}); expected "
-            f"{' or '.join(m.MODEL_TYPE for m in modules if m.MODEL_TYPE)}; give another folder"
+            f"{' or '.join(folders)}, or a weight file in the names of {' or '.join(layouts)}; "
+            f"give another folder or file"
         )
     return found[0]
 
