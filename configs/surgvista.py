@@ -79,15 +79,15 @@ def get_config(variant: str = ""):
         cfg.data.workers = 0
         cfg.batch_size = 64
         cfg.accumulation = 1
-        cfg.total_steps = 300
+        cfg.total_steps = 240
         cfg.optim.peak_lr = 3e-3
         cfg.optim.final_lr = 1e-5
-        cfg.optim.warmup_steps = 40
-        cfg.log.every = 15
-        cfg.checkpoint.every = 60
+        cfg.optim.warmup_steps = 30
+        cfg.log.every = 12
+        cfg.checkpoint.every = 48
         cfg.checkpoint.keep_every = 0
         cfg.evals.knn.every = 0
-        cfg.evals.reconstruction.every = 150
+        cfg.evals.reconstruction.every = 120
     elif variant:
         raise ValueError(f"unknown variant {variant!r}; known: script, demo, one_gpu")
     return cfg
