@@ -190,6 +190,20 @@ def from_ours(table: Table, params: Flat) -> dict[str, np.ndarray]:
     return out
 
 
+def renamed(tensors: Flat, rename: Callable[[str], str]) -> dict[str, np.ndarray]:
+    """Tensors under other names. Raises UserError where two would get one name."""
+    made: dict[str, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        short = rename(name)
+        if short in made:
+            raise UserError(
+                f"two tensors of the file mean {short!r}, one of them {name!r}; expected one "
+                f"model; keep either student or teacher in the file"
+            )
+        made[short] = tensor
+    return made
+
+
 def shortened(names: Sequence[str], limit: int = 6) -> str:
     """'a', 'b' and 12 more."""
     shown = ", ".join(repr(name) for name in names[:limit])

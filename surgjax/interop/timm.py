@@ -10,7 +10,8 @@ import numpy as np
 from einops import rearrange
 
 from surgjax.errors import UserError
-from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform
+from surgjax.interop.keys import Flat, Row, Table, Transform, renamed
+from surgjax.interop.videomae_official import block_rows
 
 MODEL_TYPE = None  # no config.json of ours: told by its tensor names
 LICENCE = "unknown"
@@ -26,27 +27,13 @@ def patches(side: int = 16) -> Transform:
     )
 
 
-def block_rows(ours: str, outside: str) -> tuple[Row, ...]:
-    """Rows of a stack of transformer blocks; `outside` is the name of one layer, with `{i}`."""
-    rows = []
-    for norm in ("norm1", "norm2"):
-        rows.append(Row(f"{ours}/{norm}/scale", f"{outside}.{norm}.weight"))
-        rows.append(Row(f"{ours}/{norm}/bias", f"{outside}.{norm}.bias"))
-    linears = {"attention/qkv": "attn.qkv", "attention/out": "attn.proj"}
-    linears |= {"mlp/up": "mlp.fc1", "mlp/down": "mlp.fc2"}
-    for mine, theirs in linears.items():
-        rows.append(Row(f"{ours}/{mine}/kernel", f"{outside}.{theirs}.weight", LINEAR))
-        rows.append(Row(f"{ours}/{mine}/bias", f"{outside}.{theirs}.bias"))
-    return tuple(rows)
-
-
 TABLE = Table(
     rows=(
         Row("image_encoder/cls_token", "cls_token"),
         Row("image_encoder/positions", "pos_embed"),
         Row("image_encoder/embed/kernel", "patch_embed.proj.weight", patches()),
         Row("image_encoder/embed/bias", "patch_embed.proj.bias"),
-        *block_rows("image_encoder/blocks", "blocks.{i}"),
+        *block_rows("image_encoder/blocks", "blocks.{i}", [("qkv/bias", "qkv.bias")]),
         Row("image_encoder/norm/scale", "norm.weight"),
         Row("image_encoder/norm/bias", "norm.bias"),
     ),
@@ -67,16 +54,7 @@ def recognises(names: Iterable[str]) -> bool:
 
 def canonical(tensors: Flat) -> dict[str, np.ndarray]:
     """Names as in the table. Raises UserError where two tensors would get one name."""
-    made: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
-        short = _unwrapped(name)
-        if short in made:
-            raise UserError(
-                f"two tensors of the file mean {short!r}, one of them {name!r}; expected one "
-                f"model; keep one of them in the file"
-            )
-        made[short] = tensor
-    return made
+    return renamed(tensors, _unwrapped)
 
 
 def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:

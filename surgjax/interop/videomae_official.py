@@ -5,29 +5,32 @@ without that prefix, beside `fc_norm.` and `head.`. Programs wrap the names furt
 are taken off before the table is read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from surgjax.errors import UserError
-from surgjax.interop.keys import LINEAR, Flat, Row, Table, tubelet
+from surgjax.interop.keys import LINEAR, Flat, Row, Table, renamed, tubelet
 
 MODEL_TYPE = None  # no config.json: told by its tensor names
 LICENCE = "CC-BY-NC-4.0"  # of the releases in this layout; such a file states none itself
 WEIGHTS = "checkpoint.pth"
 WRAPPERS = ("module.", "model.", "backbone.", "student.", "teacher.", "_orig_mod.")
+BIASES = (("q_bias", "q_bias"), ("v_bias", "v_bias"))
 # A bare encoder, as fine-tuning programs write it.
 _BARE = ("patch_embed.", "blocks.", "norm.", "pos_embed")
 
 
-def block_rows(ours: str, outside: str) -> tuple[Row, ...]:
-    """Rows of a stack of transformer blocks; `outside` is the name of one layer, with `{i}`."""
-    rows = [
-        Row(f"{ours}/attention/qkv/kernel", f"{outside}.attn.qkv.weight", LINEAR),
-        Row(f"{ours}/attention/q_bias", f"{outside}.attn.q_bias"),
-        Row(f"{ours}/attention/v_bias", f"{outside}.attn.v_bias"),
-    ]
+def block_rows(
+    ours: str, outside: str, biases: Sequence[tuple[str, str]] = BIASES
+) -> tuple[Row, ...]:
+    """Rows of a stack of transformer blocks; `outside` is the name of one layer, with `{i}`.
+
+    `biases` names those of the attention: pairs of ours and theirs.
+    """
+    rows = [Row(f"{ours}/attention/qkv/kernel", f"{outside}.attn.qkv.weight", LINEAR)]
+    rows += [Row(f"{ours}/attention/{a}", f"{outside}.attn.{b}") for a, b in biases]
     for norm in ("norm1", "norm2"):
         rows.append(Row(f"{ours}/{norm}/scale", f"{outside}.{norm}.weight"))
         rows.append(Row(f"{ours}/{norm}/bias", f"{outside}.{norm}.bias"))
@@ -66,18 +69,12 @@ def recognises(names: Iterable[str]) -> bool:
 
 def canonical(tensors: Flat) -> dict[str, np.ndarray]:
     """Names as in the table. Raises UserError where two tensors would get one name."""
-    made: dict[str, np.ndarray] = {}
-    for name, tensor in tensors.items():
+
+    def rename(name: str) -> str:
         short = _unwrapped(name)
-        if short.startswith(_BARE):
-            short = f"encoder.{short}"
-        if short in made:
-            raise UserError(
-                f"two tensors of the file mean {short!r}, one of them {name!r}; expected one "
-                f"model; keep either student or teacher in the file"
-            )
-        made[short] = tensor
-    return made
+        return f"encoder.{short}" if short.startswith(_BARE) else short
+
+    return renamed(tensors, rename)
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:

@@ -138,15 +138,12 @@ class Objective(mae.Objective):
 
     def flops_per_clip(self) -> float:
         """As in the masked autoencoder, with the second decoder; the teacher runs forward only."""
-        time, height, width = self.encoder.grid
-        taught = size_of(dict(self.teacher)["size"])
-        patches, values = height * width, 3 * dict(self.teacher)["patch"] ** 2
-        blocks = taught.depth * (
-            24 * (patches + 1) * taught.width**2 + 4 * (patches + 1) ** 2 * taught.width
-        )
-        teacher = time * (2 * patches * values * taught.width + blocks)
+        teacher = nnx.eval_shape(lambda: self.make_teacher(nnx.Rngs(0)))
+        patches = teacher.side**2
+        values, width = teacher.embed.kernel.shape
+        picture = 2 * patches * values * width + mae.block_flops(teacher, 1 + patches)
         feature_decoder = mae.decoder_flops(self.feature_decoder, self.kept, self.hidden)
-        return super().flops_per_clip() + 3.0 * feature_decoder + teacher
+        return super().flops_per_clip() + 3.0 * feature_decoder + self.encoder.grid[0] * picture
 
 
 def teacher_arguments(teacher: Mapping[str, Any], encoder: VideoViT) -> dict[str, Any]:
