@@ -23,7 +23,7 @@ from surgjax.data.leakage import usable_videos
 from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
-from surgjax.interop.load import init_params
+from surgjax.interop.sources import init_params
 from surgjax.optim import AdamW
 from surgjax.sharding import batch_sharding, state_shardings
 from surgjax.state import (
@@ -186,7 +186,7 @@ class Teacher:
     Attributes:
       module: the network without numbers.
       params: its parameters, on the mesh.
-      provenance: of its weights, as in `interop.load.Loaded`; None for random ones.
+      provenance: of its weights, as in `interop.sources.Loaded`; None for random ones.
     """
 
     module: nnx.Module

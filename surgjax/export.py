@@ -214,7 +214,7 @@ def _check_out(out: Path) -> None:
     """Raise UserError where `out` holds anything but an earlier export."""
     from surgjax.interop import find_format, formats
     from surgjax.interop.card import TAG
-    from surgjax.interop.load import front_matter
+    from surgjax.interop.sources import front_matter
 
     if not out.exists():
         return

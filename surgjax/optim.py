@@ -14,7 +14,9 @@ import optax
 
 from surgjax.state import Params, flatten, unflatten
 
-NO_DECAY = ("bias", "scale", "q_bias", "v_bias", "mask_token")  # last name of the path
+# Last name of the path: vectors and learned tokens.
+NO_DECAY = ("bias", "scale", "q_bias", "v_bias", "layer_scale1", "layer_scale2")
+NO_DECAY += ("mask_token", "cls_token", "register_tokens", "positions")
 
 
 def virtual_paths(path: str, shape: tuple[int, ...]) -> list[str]:

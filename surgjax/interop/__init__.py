@@ -2,7 +2,7 @@
 
     files.py    bytes -> named arrays, checked before anything is allocated; no pickle
     keys.py     what a key table is, and how it is read in both directions
-    load.py     `init_params`: any source of weights -> parameters of ours, with their provenance
+    sources.py  `init_params`: any source of weights -> parameters of ours, with their provenance
     licence.py  which terms follow from the data and the weights a model was made of
     card.py     the model card of an export
 
@@ -16,7 +16,7 @@ from types import ModuleType
 
 from surgjax.errors import UserError, nearest
 
-MACHINERY = {"__init__", "card", "files", "keys", "licence", "load"}
+MACHINERY = {"__init__", "card", "files", "keys", "licence", "public", "sources"}
 
 
 def formats() -> list[str]:

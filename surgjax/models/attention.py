@@ -9,7 +9,7 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 SCORES = 1_100_000  # of one block; near what the caches of two CPU cores hold
 
@@ -18,11 +18,16 @@ def attention(
     q: Float[Array, "b n heads hd"],
     k: Float[Array, "b s heads hd"],
     v: Float[Array, "b s heads hd"],
+    mask: Bool[Array, "#b #heads #n #s"] | None = None,
 ) -> Float[Array, "b n heads hd"]:
     """softmax(q k^T / sqrt(hd)) v for every head; any float dtype, the result has q's.
 
-    The form is chosen while tracing, from the default backend and the dtype.
+    Where `mask` is False, a query does not see the key; its axes may have extent 1. Masks are for
+    short sequences: they store all scores. The form is chosen while tracing, from the default
+    backend and the dtype.
     """
+    if mask is not None:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask)
     if q.dtype in (jnp.bfloat16, jnp.float16) and has_cudnn():
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     return blockwise(q, k, v)

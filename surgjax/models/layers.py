@@ -5,6 +5,7 @@ for every linear map of a block, on the fused q|k|v kernel as one matrix; zero b
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer, ones, xavier_uniform, zeros
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from surgjax.errors import UserError, nearest
 from surgjax.models.attention import attention
@@ -24,6 +25,16 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+# Public weights belong to one of them each: exact for VideoMAE, V-JEPA, DINO and BERT, tanh for
+# SigLIP, quick for OpenAI's CLIP, silu in gated networks.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
+}
+Rotation = Callable[[jax.Array], jax.Array]  # (b n heads hd) -> the same, turned by position
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -129,29 +140,61 @@ class Attention(nnx.Module):
         self.heads = heads
         self.dtype = jnp.dtype(dtype)
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        *,
+        rotate: Rotation | None = None,
+        mask: Bool[Array, "#b #heads #n #n"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """`rotate` acts on queries and keys (rotary positions); where `mask` is False, no query
+        sees the key (axes of extent 1 stand for all)."""
         qkv = self.qkv(x)
         if not self.qkv.has_bias:
             q_bias, v_bias = self.q_bias[...], self.v_bias[...]
             bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
             qkv += bias.astype(self.dtype)
         qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
-        return self.out(attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(x.shape))
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
+        return self.out(attention(q, k, v, mask).reshape(x.shape))
 
 
 class Mlp(nnx.Module):
-    """Two linear maps with the exact (erf) GELU between them."""
+    """Two linear maps with an activation between them, a name of `ACTIVATIONS`.
 
-    def __init__(self, width: int, hidden: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    Gated: down(activation(gate(x)) * up(x)) (Shazeer, arXiv 2002.05202).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: str = "gelu",
+        gated: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if gated:
+            self.gate = Linear(width, hidden, dtype=dtype, rngs=rngs)
         self.up = Linear(width, hidden, dtype=dtype, rngs=rngs)
         self.down = Linear(hidden, width, dtype=dtype, rngs=rngs)
+        self.activation, self.gated = ACTIVATIONS[activation], gated
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-        return self.down(jax.nn.gelu(self.up(x), approximate=False))
+        if self.gated:
+            return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.up(x)))
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    `layer_scale` is the first value of a learned factor on every channel of both branches (CaiT,
+    arXiv 2103.17239), None for no such factor; `activation` and `gated_mlp` as in `Mlp`.
+    """
 
     def __init__(
         self,
@@ -161,21 +204,45 @@ class Block(nnx.Module):
         mlp_ratio: float = 4.0,
         eps: float,
         qkv_bias: Literal["qv", "all"] = "qv",
+        layer_scale: float | None = None,
+        activation: str = "gelu",
+        gated_mlp: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.norm1 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
         self.attention = Attention(width, heads, qkv_bias=qkv_bias, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
-        self.mlp = Mlp(width, int(width * mlp_ratio), dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(
+            width,
+            int(width * mlp_ratio),
+            activation=activation,
+            gated=gated_mlp,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.has_layer_scale = layer_scale is not None
+        if layer_scale is not None:
+            self.layer_scale1 = nnx.Param(jnp.full((width,), layer_scale, jnp.float32))
+            self.layer_scale2 = nnx.Param(jnp.full((width,), layer_scale, jnp.float32))
 
     def __call__(
-        self, x: Float[Array, "b n d"], keep: Float[Array, "2 b 1 1"] | None = None
+        self,
+        x: Float[Array, "b n d"],
+        keep: Float[Array, "2 b 1 1"] | None = None,
+        *,
+        rotate: Rotation | None = None,
+        mask: Bool[Array, "#b #heads #n #n"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """`keep` multiplies the two residual branches of each sample (stochastic depth)."""
-        branch = self.attention(self.norm1(x))
+        """`keep` multiplies the two residual branches of each sample (stochastic depth); `rotate`
+        and `mask` are for the attention."""
+        branch = self.attention(self.norm1(x), rotate=rotate, mask=mask)
+        if self.has_layer_scale:
+            branch *= self.layer_scale1[...].astype(x.dtype)
         x = x + (branch if keep is None else branch * keep[0].astype(x.dtype))
         branch = self.mlp(self.norm2(x))
+        if self.has_layer_scale:
+            branch *= self.layer_scale2[...].astype(x.dtype)
         return x + (branch if keep is None else branch * keep[1].astype(x.dtype))
 
 
@@ -192,6 +259,8 @@ def run_stack(
     drop_path: float = 0.0,
     rng: jax.Array | None = None,
     unroll: int | bool = 1,
+    rotate: Rotation | None = None,
+    mask: Bool[Array, "#b #heads #n #n"] | None = None,
 ) -> Float[Array, "b n d"]:
     """Apply stacked blocks in turn with `lax.scan`.
 
@@ -201,6 +270,7 @@ def run_stack(
         grows linearly with depth from 0 (Huang et al., stochastic depth, arXiv 1603.09382).
       rng: one key per sample, shape (b,) (or (b, 2) raw); None means no drop path (evaluation).
       unroll: blocks laid out in a row per loop turn, True for all.
+      rotate, mask: of every block's attention.
     """
     graphdef, params = nnx.split(blocks)
     depth = jax.tree.leaves(params)[0].shape[0]
@@ -210,7 +280,7 @@ def run_stack(
 
     def body(x, layer):
         params, keep = layer
-        return nnx.merge(graphdef, params)(x, keep), None
+        return nnx.merge(graphdef, params)(x, keep, rotate=rotate, mask=mask), None
 
     if remat_policy(remat) is not None:
         body = jax.checkpoint(body, policy=remat_policy(remat), prevent_cse=False)

@@ -13,7 +13,7 @@ import yaml
 from surgjax.errors import UserError
 from surgjax.export import export, main
 from surgjax.interop import files
-from surgjax.interop.load import init_params
+from surgjax.interop.sources import init_params
 from surgjax.state import flatten
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -11,7 +11,7 @@ from surgjax.errors import UserError
 from surgjax.interop import find_format
 from surgjax.interop.files import write_safetensors
 from surgjax.interop.keys import from_ours, to_ours
-from surgjax.interop.load import init_params
+from surgjax.interop.sources import init_params
 from surgjax.state import flatten, split
 
 FORMATS = ("videomae", "videomae_official")

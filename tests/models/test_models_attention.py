@@ -45,6 +45,15 @@ def test_blockwise_equals_textbook_attention_and_its_gradient(n, s, scores):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_a_mask_hides_keys():
+    q, k, v = inputs(5, 7)
+    mask = np.ones((2, 1, 1, 7), bool)
+    mask[0, ..., 4:] = False
+    out = attention(*map(jnp.asarray, (q, k, v, mask)))
+    shorter = dense(q[:1], k[:1, :4], v[:1, :4])
+    np.testing.assert_allclose(out, np.concatenate([shorter, dense(q, k, v)[1:]]), atol=2e-6)
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = inputs(6, 6, scale=60.0)
     out, grads = jax.value_and_grad(lambda *x: attention(*x).sum(), (0, 1, 2))(q, k, v)

@@ -10,7 +10,7 @@ from surgjax.errors import UserError
 from surgjax.interop import find_format
 from surgjax.interop.files import write_safetensors
 from surgjax.interop.keys import from_ours
-from surgjax.interop.load import init_params
+from surgjax.interop.sources import init_params
 from surgjax.models.image_vit import ImageViT
 from surgjax.models.video_vit import tubelets
 from surgjax.state import flatten, rebuild, split

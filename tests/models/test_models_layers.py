@@ -151,3 +151,29 @@ def test_bfloat16_computes_low_and_keeps_parameters_float32(x):
 def test_linear_on_any_number_of_leading_axes(x):
     linear = Linear(WIDTH, 3, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(linear(x)[1, 2], linear(x[1, 2]), atol=1e-6)
+
+
+def test_gated_mlp_and_layer_scale_against_their_formulas(x):
+    mlp = Mlp(WIDTH, 24, activation="silu", gated=True, rngs=nnx.Rngs(0))
+    gate, up, down = (
+        np.asarray(getattr(mlp, name).kernel[...], np.float64) for name in ("gate", "up", "down")
+    )
+    wide = np.asarray(x, np.float64)
+    gates = wide @ gate
+    expected = (gates / (1 + np.exp(-gates)) * (wide @ up)) @ down
+    np.testing.assert_allclose(mlp(x), expected, atol=1e-5)
+
+    block = Block(WIDTH, HEADS, eps=1e-6, layer_scale=0.5, rngs=nnx.Rngs(0))
+    plain = Block(WIDTH, HEADS, eps=1e-6, rngs=nnx.Rngs(0))
+    middle = x + 0.5 * plain.attention(plain.norm1(x))
+    expected = middle + 0.5 * plain.mlp(plain.norm2(middle))
+    np.testing.assert_allclose(block(x), expected, atol=1e-5)
+
+
+def test_rotation_turns_queries_and_keys_alike(x):
+    """Flipping the sign of both leaves every product as it was; of one of them, it does not."""
+    attention = Attention(WIDTH, HEADS, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(attention(x, rotate=lambda q: -q), attention(x), atol=1e-6)
+    by_place = np.where(np.arange(x.shape[1]) % 2, 1.0, -1.0).astype(np.float32)
+    turned = attention(x, rotate=lambda q: q * by_place[:, None, None])
+    assert np.abs(turned - attention(x)).max() > 1e-2

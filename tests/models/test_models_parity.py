@@ -14,7 +14,7 @@ from flax import nnx
 from surgjax import masking, objectives
 from surgjax.interop import find_format
 from surgjax.interop.keys import from_ours, to_ours
-from surgjax.interop.load import init_params
+from surgjax.interop.sources import init_params
 from surgjax.objectives.mae import IMAGENET_MEAN, IMAGENET_STD
 from surgjax.state import flatten, rebuild, split
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from surgjax.errors import UserError
-from surgjax.interop.load import init_params
+from surgjax.interop.sources import init_params
 from surgjax.state import flatten, split
 
 
