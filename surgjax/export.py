@@ -1,9 +1,12 @@
 """Write a trained model as a folder that other programs load.
 
     python -m surgjax.export --run=RUN --format=videomae --out=OUT [--step=N]
+    python -m surgjax.export --from=FOLDER --out=OUT [--format=videomae_official]
 
-The folder appears whole or not at all. With PyTorch installed, the public class opens it before it
-appears and must give our outputs; the differences are in parity.json.
+`--from` takes a public model that surgjax can load instead of a run, and writes it as the class its
+config.json names, or in another layout of the same network. The folder appears whole or not at all.
+With PyTorch installed, the public class opens it before it appears and must give our outputs; the
+differences are in parity.json.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -22,7 +26,12 @@ from surgjax.errors import UserError, nearest, run
 
 log = logging.getLogger("surgjax")
 LIMIT = 1e-4  # largest difference to the public class, in units of max(1, largest output)
-FILES = {"config.json", "preprocessor_config.json", "README.md", "parity.json"}
+# Settings of a public model that travel with it unchanged.
+BESIDE = {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
+BESIDE |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
+BESIDE |= {"vocab.json", "merges.txt", "spiece.model", "added_tokens.json"}
+UNWRITTEN = ("_name_or_path", "transformers_version")  # of somebody's machine; of another program
+FILES = {"config.json", "README.md", "parity.json"} | BESIDE
 UNWRITABLE = {
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST")
@@ -32,14 +41,19 @@ UNWRITABLE = {
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, export, print where the folder is."""
     parser = _Parser(prog="python -m surgjax.export", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", required=True, type=Path, help="run folder, or one of its steps")
-    parser.add_argument("--format", default="videomae", help="outside format (default: videomae)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--run", type=Path, help="run folder, or one of its steps")
+    what.add_argument("--from", type=Path, dest="folder", help="folder of a public model")
+    parser.add_argument("--format", help="outside format (default: videomae; --from: the same)")
     parser.add_argument("--out", required=True, type=Path, help="folder to make")
     parser.add_argument(
         "--step", type=int, help="checkpoint to take (default: the newest whole one)"
     )
     given = parser.parse_args(arguments)
-    parity = export(given.run, given.out, format=given.format, step=given.step)
+    if given.folder is not None:
+        parity = reexport(given.folder, given.out, format=given.format)
+    else:
+        parity = export(given.run, given.out, format=given.format or "videomae", step=given.step)
     print(f"exported to {given.out}\n{_parity_sentence(parity)}")
     return 0
 
@@ -62,7 +76,7 @@ def export(
       RuntimeError: the public class computes something else from the exported files.
     """
     from surgjax.checkpoint import find_step, read_params
-    from surgjax.interop import card, files, find_format
+    from surgjax.interop import card, find_format
     from surgjax.interop.keys import from_ours
     from surgjax.state import flatten
 
@@ -80,23 +94,89 @@ def export(
     tensors = from_ours(module.TABLE, params)
     metadata = {"surgjax": json.dumps(card.provenance(meta), sort_keys=True)}
 
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        is_safetensors = module.WEIGHTS.endswith(".safetensors")
-        write = files.write_safetensors if is_safetensors else files.write_torch
-        write(partial / module.WEIGHTS, tensors, metadata)
+    def fill(partial: Path) -> dict[str, Any] | None:
+        _write_tensors(partial / module.WEIGHTS, tensors, metadata)
         for name, content in contents.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         has_decoder = any(path.startswith("decoder/") for path in params)
         parity = _compare(module, partial, graphdef, tree, objective, has_decoder)
+        usage = module.usage(meta["config"]["data"]["frames"])
+        text = card.card(meta, usage, _parity_sentence(parity))
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        return parity
+
+    return _appear_whole(out, fill)
+
+
+def reexport(
+    source: str | Path, out: str | Path, *, format: str | None = None
+) -> dict[str, Any] | None:
+    """Write a public model again, from what surgjax made of it.
+
+    Args:
+      source: folder with config.json, or a weight file whose format needs none.
+      out: folder to make; an earlier export there is replaced.
+      format: another layout of the same network; None for the source's own.
+
+    Returns:
+      Content of parity.json, or None where nothing could be compared.
+
+    Raises:
+      UserError: as `interop.load`; a format that cannot hold the network; `out` taken.
+      RuntimeError: the public class computes something else from the written files.
+    """
+    from surgjax import interop
+    from surgjax.interop import card
+    from surgjax.interop.keys import from_ours
+    from surgjax.state import flatten
+
+    source, out = Path(source), Path(out)
+    _check_out(out)
+    model = interop.load(source)
+    module = interop.find_format(format or model.family)
+    if module.MODEL_TYPE and module.__name__.rsplit(".", 1)[-1] != model.family:
+        raise UserError(
+            f"{source} is a {model.family} model and cannot become {format}; leave --format out, "
+            f"or name a layout of the same network"
+        )
+    tensors = from_ours(module.TABLE, flatten(model.params))
+    own = ("licence", "pretrained_on")
+    metadata = {"surgjax": json.dumps({k: model.provenance[k] for k in own}, sort_keys=True)}
+
+    def fill(partial: Path) -> dict[str, Any] | None:
+        _write_tensors(partial / module.WEIGHTS, tensors, metadata)
+        parity = None
+        if module.MODEL_TYPE:
+            config = {k: v for k, v in model.config.items() if k not in UNWRITTEN}
+            (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            for name in sorted(BESIDE & {f.name for f in source.iterdir()}):
+                shutil.copyfile(source / name, partial / name)
+            parity = _compare_public(partial, model, module)
+        text = card.public_card(model, _parity_sentence(parity))
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        return parity
+
+    return _appear_whole(out, fill)
+
+
+def _write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    from surgjax.interop import files
+
+    is_safetensors = path.suffix == ".safetensors"
+    (files.write_safetensors if is_safetensors else files.write_torch)(path, tensors, metadata)
+
+
+def _appear_whole(
+    out: Path, fill: Callable[[Path], dict[str, Any] | None]
+) -> dict[str, Any] | None:
+    """Make `out` by `fill`, which returns the comparison; nothing is left behind by a failure."""
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        parity = fill(partial)
         if parity is not None:
             (partial / "parity.json").write_text(json.dumps(parity, indent=2) + "\n")
-        text = card.card(
-            meta, module.usage(meta["config"]["data"]["frames"]), _parity_sentence(parity)
-        )
-        (partial / "README.md").write_text(text, encoding="utf-8")
         _move(partial, out)
     except OSError as error:
         if error.errno not in UNWRITABLE:
@@ -160,8 +240,6 @@ def _compare(
     module: ModuleType, folder: Path, graphdef, params, objective, has_decoder: bool
 ) -> dict[str, Any] | None:
     """Our outputs on a seeded clip against the public class's; None where there is none to ask."""
-    import importlib.metadata
-
     import jax
 
     from surgjax.state import rebuild
@@ -186,17 +264,43 @@ def _compare(
         made = jax.device_get(outputs(params, {"video": clip, "index": np.zeros(1, np.int32)}))
     masked = np.asarray(made["masked"], np.int64) if "masked" in made else None
     theirs = module.reference(folder, clip, masked)
-    differences = {name: float(np.abs(made[name] - theirs[name]).max()) for name in sorted(theirs)}
+    described = f"numpy default_rng(0).integers(0, 256, {list(shape)}, uint8)"
+    return _parity(made, theirs, described)
+
+
+def _compare_public(folder: Path, model, module: ModuleType) -> dict[str, Any] | None:
+    """Outputs of the model that was read against the public class on the folder written."""
+    import importlib.util
+
+    from surgjax.interop import public
+
+    if importlib.util.find_spec("torch") is None:
+        return None
+    inputs = module.example(model.config, np.random.default_rng(0))
+    theirs = public.reference(folder, model.config, inputs)
+    return _parity(model.apply(**inputs), theirs, "the format's example(), numpy default_rng(0)")
+
+
+def _parity(
+    made: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], inputs: str
+) -> dict[str, Any]:
+    """Content of parity.json. Raises RuntimeError for a difference beyond LIMIT."""
+    import importlib.metadata
+
+    common = sorted(set(made) & set(theirs))
+    differences = {name: float(np.abs(made[name] - theirs[name]).max()) for name in common}
     for name, difference in differences.items():
         if not difference <= LIMIT * max(1.0, float(np.abs(theirs[name]).max())):
             raise RuntimeError(
                 f"the exported {name} differ by {difference:.2e} from ours; nothing was exported"
             )
+    if not differences:
+        raise RuntimeError(f"no output to compare: ours {sorted(made)}, theirs {sorted(theirs)}")
     versions = {name: importlib.metadata.version(name) for name in ("jax", "torch", "transformers")}
     return {
         "max_abs_difference": differences,
         "limit": LIMIT,
-        "clip": f"numpy default_rng(0).integers(0, 256, {list(shape)}, uint8)",
+        "clip": inputs,
         "versions": versions,
     }
 

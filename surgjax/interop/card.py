@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from surgjax.interop import licence
+from surgjax.interop.public import Model
 from surgjax.interop.sources import licences, pretrained_on
 
 TAG = "surgjax"  # marks a folder as an export of ours
@@ -87,6 +88,42 @@ them. Compare case lists before reporting numbers.
 ## How it was trained
 
 {_recipe(meta)}
+"""
+
+
+def public_card(model: Model, parity: str) -> str:
+    """README.md of a public model that was loaded and written again.
+
+    Args:
+      parity: one sentence on the comparison with the public class.
+    """
+    name = model.licence
+    head: dict[str, Any] = {"license": HUB_NAMES.get(name, "other")}
+    if name not in HUB_NAMES:
+        head["license_name"] = name
+    head["tags"] = [TAG]
+    if str(model.provenance["source"]).count("/") == 1:  # a name on the hub
+        head["base_model"] = model.provenance["source"]
+    notes = "\n".join(f"- {note}" for note in licence.notes([name]))
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {model.provenance["source"]}, written again
+
+Weights in the layout `{model.family}`, read by surgjax and written without a change of any number.
+Source file: sha256 `{model.provenance["sha256"]}`.
+
+{parity}
+
+## Training data
+
+The weights have seen: {", ".join(model.pretrained_on)}.
+
+## Licence
+
+`{name}`, as the source says. No legal advice.
+{notes}
 """
 
 

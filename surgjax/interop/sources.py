@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def _from_run(
     if before and now and before != now:
         notes.append(f"positions differ: that run has {before!r}, this one {now!r}")
     reading = _same_paths(params, shapes, allow, str(path))
-    _check_shapes(reading.params, shapes, path)
+    check_shapes(reading.params, shapes, path)
     digest = hashlib.sha256((folder / "DIGESTS.json").read_bytes()).hexdigest()
     pretrained = pretrained_on(meta)
     provenance = {
@@ -125,9 +126,27 @@ def _same_paths(
     )
 
 
-def _from_outside(
-    path: Path, shapes: Mapping, config: Mapping, allow: Sequence[str]
-) -> tuple[Reading, dict[str, Any]]:
+@dataclass(frozen=True)
+class Outside:
+    """A folder or file that somebody else's program wrote.
+
+    Attributes:
+      module: its format, a module of this package.
+      config: config.json, empty where there is none.
+      weights: its tensors, in its own names.
+    """
+
+    module: ModuleType
+    config: dict[str, Any]
+    weights: files.Weights
+
+
+def open_outside(path: Path) -> Outside:
+    """What lies at `path`, told by its config.json or else by its tensor names.
+
+    Raises:
+      UserError: nothing there, or a family or layout that no format module knows.
+    """
     if not path.exists():
         hub = len(path.parts) == 2 and not path.is_absolute()
         fix = "check the path"
@@ -136,22 +155,27 @@ def _from_outside(
         raise UserError(
             f"{path} does not exist; expected a run, a Hugging Face folder or a weight file; {fix}"
         )
-    outside_config = _config_beside(path)
-    module = _format_by_type(outside_config, path) if outside_config.get("model_type") else None
+    config = _config_beside(path)
+    module = _format_by_type(config, path) if config.get("model_type") else None
     weights = files.read(path)
-    module = module or _format_by_names(weights.tensors, path)
-    notes = module.check_config(outside_config, str(path)) if module.MODEL_TYPE else []
-    reading = to_ours(
-        module.TABLE, module.canonical(weights.tensors), shapes, source=str(path), allow=allow
-    )
-    _check_shapes(reading.params, shapes, path)
-    if outside_config:
-        _check_heads(module.heads(outside_config), reading.params, config, path)
+    return Outside(module or _format_by_names(weights.tensors, path), config, weights)
+
+
+def _from_outside(
+    path: Path, shapes: Mapping, config: Mapping, allow: Sequence[str]
+) -> tuple[Reading, dict[str, Any]]:
+    outside = open_outside(path)
+    module, theirs = outside.module, outside.config
+    notes = module.check_config(theirs, str(path)) if module.MODEL_TYPE else []
+    tensors = module.canonical(outside.weights.tensors)
+    reading = to_ours(module.TABLE, tensors, shapes, source=str(path), allow=allow)
+    check_shapes(reading.params, shapes, path)
+    if theirs:
+        _check_heads(module.heads(theirs), reading.params, config, path)
     positions = config.get("encoder", {}).get("positions", "sincos_1d")
     if positions != "sincos_1d":
         notes.append(f"positions differ: these weights had 'sincos_1d', this run has {positions!r}")
-    provenance = _outside_provenance(path, module, weights, outside_config)
-    return Reading(reading.params, reading.fresh, notes + reading.notes), provenance
+    return Reading(reading.params, reading.fresh, notes + reading.notes), provenance(path, outside)
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
@@ -188,7 +212,7 @@ def _format_by_names(names: Mapping[str, Any], path: Path):
     )
 
 
-def _check_shapes(params: Mapping[str, np.ndarray], shapes: Mapping, path: Path) -> None:
+def check_shapes(params: Mapping[str, np.ndarray], shapes: Mapping, path: Path) -> None:
     """Raise UserError naming the config field behind the first shape that differs."""
     wrong = [name for name in params if params[name].shape != shapes[name]]
     if not wrong:
@@ -244,10 +268,13 @@ def _check_heads(found: Mapping[str, tuple[str, int]], params, config: Mapping, 
             )
 
 
-def _outside_provenance(path: Path, module, weights: files.Weights, config) -> dict[str, Any]:
-    """What the source says of itself: our own metadata first, then its model card, else unknown."""
-    hub = str(config.get("_name_or_path"))  # may be a path of somebody's machine
-    own = weights.metadata.get("surgjax")
+def provenance(path: Path, outside: Outside) -> dict[str, Any]:
+    """What the source says of itself: our own metadata first, then its model card, else unknown.
+
+    The fields are those of `Loaded.provenance`.
+    """
+    hub = str(outside.config.get("_name_or_path"))  # may be a path of somebody's machine
+    own = outside.weights.metadata.get("surgjax")
     stated: dict[str, Any] = json.loads(own) if own else {}
     card = front_matter((path if path.is_dir() else path.parent) / "README.md")
     name = card.get("license_name") if card.get("license") == "other" else card.get("license")
@@ -256,11 +283,11 @@ def _outside_provenance(path: Path, module, weights: files.Weights, config) -> d
     from_card = [f"{name} (split unknown)" for name in datasets]
     return {
         "source": hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else path.absolute().name,
-        "format": module.__name__.rsplit(".", 1)[-1],
-        "licence": licence.normalised(stated.get("licence") or name or module.LICENCE),
+        "format": outside.module.__name__.rsplit(".", 1)[-1],
+        "licence": licence.normalised(stated.get("licence") or name or outside.module.LICENCE),
         "pretrained_on": stated.get("pretrained_on") or from_card or UNKNOWN_DATA,
         "used_cases": None,
-        "sha256": weights.sha256,
+        "sha256": outside.weights.sha256,
     }
 
 

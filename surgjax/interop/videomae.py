@@ -10,10 +10,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
 
+from surgjax import masking
 from surgjax.errors import UserError
+from surgjax.interop import public
 from surgjax.interop.keys import LINEAR, Flat, Row, Table, tubelet
+from surgjax.models.heads import MeanPool
+from surgjax.models.token_decoder import TokenDecoder
+from surgjax.models.video_vit import Size, VideoViT, normalised
 
 MODEL_TYPE = "videomae"
 WEIGHTS = "model.safetensors"
@@ -27,6 +35,23 @@ FIXED = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+}
+
+
+# Fields of config.json that a folder may leave out: the public class's defaults.
+DEFAULTS = {
+    "image_size": 224,
+    "num_frames": 16,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "use_mean_pooling": True,
+    "decoder_num_attention_heads": 6,
+    "decoder_hidden_size": 384,
+    "decoder_num_hidden_layers": 4,
+    "decoder_intermediate_size": 1536,
 }
 
 
@@ -65,6 +90,10 @@ TABLE = Table(
         Row("decoder/norm/bias", "decoder.norm.bias"),
         Row("decoder/head/kernel", "decoder.head.weight", LINEAR),
         Row("decoder/head/bias", "decoder.head.bias"),
+        Row("head/norm/scale", "fc_norm.weight"),
+        Row("head/norm/bias", "fc_norm.bias"),
+        Row("head/classifier/kernel", "classifier.weight", LINEAR),
+        Row("head/classifier/bias", "classifier.bias"),
     ),
     ignored={
         # Written by transformers 5.5.1 to 5.17: it shifts all scores of a query alike.
@@ -116,6 +145,109 @@ def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
         "encoder": ("num_attention_heads", config.get("num_attention_heads", 12)),
         "decoder": ("decoder_num_attention_heads", config.get("decoder_num_attention_heads", 6)),
     }
+
+
+class Network(nnx.Module):
+    """`VideoMAEModel`, `VideoMAEForPreTraining` or `VideoMAEForVideoClassification`."""
+
+    def __init__(self, config: Mapping[str, Any], *, rngs: nnx.Rngs):
+        get = lambda name: config.get(name, DEFAULTS[name])  # noqa: E731
+        kind, eps = public.architecture(config), get("layer_norm_eps")
+        width, decoder_width = get("hidden_size"), get("decoder_hidden_size")
+        size = Size(
+            *(width, get("num_hidden_layers"), get("num_attention_heads")),
+            *(decoder_width, get("decoder_num_hidden_layers")),
+            get("decoder_num_attention_heads"),
+            mlp_ratio=get("intermediate_size") / width,
+        )
+        pooled = get("use_mean_pooling")
+        self.encoder = VideoViT(
+            size,
+            get("num_frames"),
+            get("image_size"),
+            layer_norm_eps=eps,
+            final_norm=not pooled,
+            rngs=rngs,
+        )
+        self.kind = kind
+        if kind == "VideoMAEForPreTraining":
+            self.decoder = TokenDecoder(
+                width,
+                self.encoder.embed.kernel.shape[0],
+                width=decoder_width,
+                depth=size.decoder_depth,
+                heads=size.decoder_heads,
+                grid=self.encoder.grid,
+                layer_norm_eps=eps,
+                mlp_ratio=get("decoder_intermediate_size") / decoder_width,
+                rngs=rngs,
+            )
+        elif kind == "VideoMAEForVideoClassification":
+            if not pooled:
+                raise UserError(
+                    "config.json has use_mean_pooling=false for a classifier, which then reads "
+                    "one token; expected true; fine-tune with mean pooling"
+                )
+            self.head = MeanPool(width, len(config["id2label"]), rngs=rngs)
+
+    def __call__(
+        self,
+        pixel_values: Float[Array, "b t h w c"],
+        bool_masked_pos: tuple[Int[Array, "b k"], Int[Array, "b m"]] | None = None,
+    ) -> dict[str, Array]:
+        """`bool_masked_pos` as `prepare` makes it: positions kept, and positions hidden."""
+        cubes = self.encoder.tubelets(pixel_values)
+        if bool_masked_pos is None:
+            tokens = self.encoder.encode_tubelets(cubes)
+            if self.kind == "VideoMAEForVideoClassification":
+                return {"logits": self.head(tokens)}
+            return {"last_hidden_state": tokens}
+        keep, hidden = bool_masked_pos
+        tokens = self.encoder.encode_tubelets(masking.gather(cubes, keep), keep)
+        if self.kind != "VideoMAEForPreTraining":
+            return {"last_hidden_state": tokens}
+        std, mean = (
+            np.tile(np.float32(x), cubes.shape[-1] // 3) for x in (IMAGENET_STD, IMAGENET_MEAN)
+        )
+        target, _, _ = normalised(masking.gather(cubes, hidden) * std + mean)
+        logits = self.decoder(tokens, keep, hidden)
+        return {"logits": logits, "loss": jnp.square(logits - target).mean()}
+
+
+network = Network
+
+
+def prepare(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs in which `bool_masked_pos` (b n), True where hidden, is (kept, hidden) positions.
+
+    Raises:
+      UserError: no mask for the pretraining class, or rows that hide different numbers.
+    """
+    mask = inputs.get("bool_masked_pos")
+    if mask is None:
+        if public.architecture(config) == "VideoMAEForPreTraining":
+            raise UserError("VideoMAEForPreTraining needs bool_masked_pos, True where hidden")
+        return dict(inputs)
+    counts = mask.sum(axis=1)
+    if (counts != counts[0]).any():
+        raise UserError(
+            f"bool_masked_pos hides {counts.min()} to {counts.max()} tokens; expected the same "
+            f"number in every row, as in the public class"
+        )
+    order = np.argsort(mask, axis=1, kind="stable").astype(np.int32)
+    kept = mask.shape[1] - int(counts[0])
+    return {**inputs, "bool_masked_pos": (order[:, :kept], order[:, kept:])}
+
+
+def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Two random clips, with a mask where the class needs one."""
+    frames, size = (config.get(n, DEFAULTS[n]) for n in ("num_frames", "image_size"))
+    inputs = {"pixel_values": rng.standard_normal((2, frames, size, size, 3)).astype(np.float32)}
+    if public.architecture(config) == "VideoMAEForPreTraining":
+        tokens = frames // 2 * (size // 16) ** 2
+        order = np.argsort(rng.random((2, tokens)), axis=1)
+        inputs["bool_masked_pos"] = order >= tokens // 4
+    return inputs
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:

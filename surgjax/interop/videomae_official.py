@@ -55,6 +55,10 @@ TABLE = Table(
         Row("decoder/norm/bias", "decoder.norm.bias"),
         Row("decoder/head/kernel", "decoder.head.weight", LINEAR),
         Row("decoder/head/bias", "decoder.head.bias"),
+        Row("head/norm/scale", "fc_norm.weight"),
+        Row("head/norm/bias", "fc_norm.bias"),
+        Row("head/classifier/kernel", "head.weight", LINEAR),
+        Row("head/classifier/bias", "head.bias"),
     ),
 )
 

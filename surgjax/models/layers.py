@@ -215,7 +215,7 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(width, eps=eps, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(
             width,
-            int(width * mlp_ratio),
+            round(width * mlp_ratio),
             activation=activation,
             gated=gated_mlp,
             dtype=dtype,

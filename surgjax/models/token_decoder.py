@@ -45,6 +45,7 @@ class TokenDecoder(nnx.Module):
         layer_norm_eps: float = 1e-6,
         norm_eps: float = 1e-5,
         embed_bias: bool = False,
+        mlp_ratio: float = 4.0,
         remat: str = "none",
         unroll: int | bool = 1,
         drop_path: float = 0.0,
@@ -63,7 +64,9 @@ class TokenDecoder(nnx.Module):
         self.mask_token = nnx.Param(token)
 
         def make(rngs):
-            return Block(width, heads, eps=layer_norm_eps, dtype=dtype, rngs=rngs)
+            return Block(
+                width, heads, mlp_ratio=mlp_ratio, eps=layer_norm_eps, dtype=dtype, rngs=rngs
+            )
 
         self.blocks = stack(make, depth, rngs)
         self.norm = LayerNorm(width, eps=norm_eps, dtype=dtype, rngs=rngs)

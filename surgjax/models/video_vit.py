@@ -1,5 +1,6 @@
 """The video transformer of VideoMAE: tubelets in, tokens out (arXiv 2203.12602, section 3)."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from surgjax.models.layers import (
 
 
 class Size(NamedTuple):
-    """A published pair of encoder and MAE decoder."""
+    """An encoder and its MAE decoder."""
 
     width: int
     depth: int
@@ -32,6 +33,7 @@ class Size(NamedTuple):
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
+    mlp_ratio: float = 4.0
 
 
 SIZES = {
@@ -43,12 +45,14 @@ SIZES = {
 }
 
 
-def size_of(name: str) -> Size:
-    """The row of `SIZES` called `name`.
+def size_of(name: str | Size) -> Size:
+    """The row of `SIZES` called `name`, or the size itself.
 
     Raises:
       UserError: unknown name.
     """
+    if isinstance(name, Size):
+        return name
     if name not in SIZES:
         raise UserError(
             f"encoder.size is {name!r}{nearest(name, SIZES)}; choose one of {', '.join(SIZES)}"
@@ -86,10 +90,11 @@ class VideoViT(nnx.Module):
     """Joint space-time transformer over tubelets.
 
     Args:
-      size: a name of `SIZES`.
+      size: a name of `SIZES`, or a size of another folder's.
       frames, image_size: of the clips, which are square.
       positions: a name of `posemb.TABLES`; "sincos_1d" is what the public PyTorch classes have.
       layer_norm_eps: of the blocks. norm_eps: of the final norm, by default the same.
+      final_norm: a norm after the last block; fine-tuned networks have theirs after the mean.
       remat, unroll: see `layers.run_stack`. drop_path: of the last block, growing from 0.
       dtype: of the computation; parameters are float32.
 
@@ -99,10 +104,11 @@ class VideoViT(nnx.Module):
 
     def __init__(
         self,
-        size: str,
+        size: str | Size,
         frames: int,
         image_size: int,
         *,
+        final_norm: bool = True,
         positions: str = "sincos_1d",
         patch: tuple[int, int, int] = (2, 16, 16),
         layer_norm_eps: float = 1e-6,
@@ -113,7 +119,7 @@ class VideoViT(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.width, depth, heads, *_ = size_of(size)
+        self.width, depth, heads, *_, mlp_ratio = size_of(size)
         self.patch = tuple(patch)
         self.grid = token_grid(frames, image_size, self.patch)
         self.positions = positions
@@ -128,11 +134,20 @@ class VideoViT(nnx.Module):
         )
 
         def make(rngs):
-            return Block(self.width, heads, eps=layer_norm_eps, dtype=dtype, rngs=rngs)
+            return Block(
+                self.width,
+                heads,
+                mlp_ratio=mlp_ratio,
+                eps=layer_norm_eps,
+                dtype=dtype,
+                rngs=rngs,
+            )
 
         self.blocks = stack(make, depth, rngs)
-        norm_eps = layer_norm_eps if norm_eps is None else norm_eps
-        self.norm = LayerNorm(self.width, eps=norm_eps, dtype=dtype, rngs=rngs)
+        self.has_final_norm = final_norm
+        if final_norm:
+            norm_eps = layer_norm_eps if norm_eps is None else norm_eps
+            self.norm = LayerNorm(self.width, eps=norm_eps, dtype=dtype, rngs=rngs)
 
     def tubelets(
         self, video: Shaped[Array | np.ndarray, "b t h w c"]
@@ -173,4 +188,25 @@ class VideoViT(nnx.Module):
             rng=rng,
             unroll=self.unroll,
         )
-        return self.norm(x)
+        return self.norm(x) if self.has_final_norm else x
+
+
+def normalised(
+    pixels: Float[Array, "b m values"],
+) -> tuple[Float[Array, "b m values"], Float[Array, "b m 3"], Float[Array, "b m 3"]]:
+    """Cubes with zero mean and unit deviation in each channel: VideoMAE's target; float32.
+
+    The variance is the unbiased one, and 1e-6 is added to its root (reference implementation,
+    `engine_for_pretraining.py`).
+
+    Returns:
+      The normalised values, the mean, and the divisor.
+    """
+    count = pixels.shape[-1] // 3
+    # Sums by channel as products: XLA's CPU backend walks strided values slowly.
+    each = np.tile(np.eye(3, dtype=np.float32), (count, 1))
+    total = partial(jnp.einsum, "bmv,vc->bmc", precision="highest")
+    mean = total(pixels, each) / count
+    centred = pixels - jnp.tile(mean, count)
+    std = jnp.sqrt(total(jnp.square(centred), each) / (count - 1)) + 1e-6
+    return centred / jnp.tile(std, count), mean, std

@@ -1,7 +1,6 @@
 """Tube-masked video autoencoding: predict the normalised pixels of hidden cubes (VideoMAE)."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from surgjax import masking
 from surgjax.errors import UserError
 from surgjax.models.token_decoder import TokenDecoder
-from surgjax.models.video_vit import VideoViT, size_of
+from surgjax.models.video_vit import VideoViT, normalised, size_of
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -239,20 +238,5 @@ def standardise(cubes: UInt8[Array | np.ndarray, "b n values"]) -> Float[Array, 
 def normalised_pixels(
     cubes: UInt8[Array | np.ndarray, "b m values"],
 ) -> tuple[Float[Array, "b m values"], Float[Array, "b m 3"], Float[Array, "b m 3"]]:
-    """Target of VideoMAE: each cube and channel with zero mean and unit deviation; float32.
-
-    The variance is the unbiased one, and 1e-6 is added to its root (reference implementation,
-    `engine_for_pretraining.py`).
-
-    Returns:
-      The normalised values, the mean, and the divisor, all of pixels in [0, 1].
-    """
-    pixels = jnp.asarray(cubes, jnp.float32) / 255
-    count = cubes.shape[-1] // 3
-    # Sums by channel as products: XLA's CPU backend walks strided values slowly.
-    each = np.tile(np.eye(3, dtype=np.float32), (count, 1))
-    total = partial(jnp.einsum, "bmv,vc->bmc", precision="highest")
-    mean = total(pixels, each) / count
-    centred = pixels - jnp.tile(mean, count)
-    std = jnp.sqrt(total(jnp.square(centred), each) / (count - 1)) + 1e-6
-    return centred / jnp.tile(std, count), mean, std
+    """`video_vit.normalised` of uint8 cubes; mean and divisor are of pixels in [0, 1]."""
+    return normalised(jnp.asarray(cubes, jnp.float32) / 255)
