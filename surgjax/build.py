@@ -18,10 +18,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from surgjax import objectives
-from surgjax.config import to_dict
-from surgjax.data.leakage import usable_videos
+from surgjax.config import component, to_dict
+from surgjax.data.labelled import LabelledPlan
+from surgjax.data.leakage import training_videos, usable_videos
 from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store, open_store
+from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 from surgjax.interop.sources import init_params
 from surgjax.optim import AdamW
@@ -49,25 +51,60 @@ class Data:
 
     stores: list[Store]
     clip: ClipShape
+    augment: Augmentation
     plan: Plan
     leakage: dict[str, Any]
 
 
+def open_stores(cfg: ConfigDict) -> list[Store]:
+    return [open_store(path.strip()) for path in cfg.data.stores.split(",")]
+
+
+def complete(cfg: ConfigDict) -> None:
+    """Fill in the objective's arguments that follow from the stores, as the classes of its task."""
+    objective = component("surgjax.objectives", cfg.objective.name, "Objective")
+    if objective.from_stores is not None:
+        found = objective.from_stores(to_dict(cfg.objective), open_stores(cfg))
+        with cfg.unlocked():
+            cfg.objective.update(found)
+
+
 def open_data(cfg: ConfigDict) -> Data:
     """Open the stores, drop held-out cases, and plan the order of the clips."""
-    stores = [open_store(path.strip()) for path in cfg.data.stores.split(",")]
-    masks, leakage = usable_videos(stores)
-    clip = ClipShape(cfg.data.frames, cfg.data.stride, cfg.data.size)
-    plan = Plan(
-        stores,
-        masks,
-        clip,
-        cfg.batch_size,
-        cfg.seed,
-        cfg.data.weights,
-        cfg.data.clips_per_window,
+    stores, data = open_stores(cfg), cfg.data
+    clip = ClipShape(data.frames, data.stride, data.size)
+    augment = Augmentation(
+        data.crop,
+        _pair("data.crop_area", data.crop_area),
+        _pair("data.crop_aspect", data.crop_aspect),
+        data.flip,
+        data.rand_augment,
     )
-    return Data(stores, clip, plan, leakage)
+    objective = component("surgjax.objectives", cfg.objective.name, "Objective")
+    if objective.samples == "labelled":
+        masks, leakage = training_videos(stores, data.split)
+        plan: Plan = LabelledPlan(
+            *(stores, masks, clip, cfg.batch_size, cfg.seed, data.weights),
+            tasks=to_dict(cfg.objective)["labels"],
+            anchor=data.anchor,
+            repeats=data.repeats,
+        )
+    else:
+        masks, leakage = usable_videos(stores)
+        plan = Plan(
+            *(stores, masks, clip, cfg.batch_size, cfg.seed, data.weights),
+            clips_per_window=data.clips_per_window,
+            repeats=data.repeats,
+        )
+    return Data(stores, clip, augment, plan, leakage)
+
+
+def _pair(field: str, text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{field} is {text!r}; expected two numbers, as in '0.08,1'") from error
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,14 @@ def defaults() -> ConfigDict:
     cfg.data.size = 224  # pixels a side
     cfg.data.workers = 0  # loading processes; 0: threads
     cfg.data.clips_per_window = 1  # clips made of one decoded window of frames
+    cfg.data.repeats = 1  # rows of a batch that show one clip, each with its own crop
+    cfg.data.crop = "multiscale"  # or resized, centre; see Augmentation in data/transforms.py
+    cfg.data.crop_area = "0.08,1"  # of resized: share of the frame, from, to
+    cfg.data.crop_aspect = "0.75,1.3333"  # of resized: width / height, from, to
+    cfg.data.flip = 0.0  # chance of a mirrored clip
+    cfg.data.rand_augment = ""  # "m7-n4": magnitude of 10, number of operations
+    cfg.data.split = "official"  # supervised: whose training part is learnt from
+    cfg.data.anchor = "last"  # supervised: where in a clip the labelled frame lies; or middle
     cfg.encoder = ConfigDict()
     cfg.encoder.size = "B"
     cfg.encoder.positions = "sincos_1d"

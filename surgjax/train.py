@@ -73,6 +73,7 @@ def _train(
             f"batch_size={cfg.batch_size} is not divisible by accumulation={cfg.accumulation} x "
             f"{mesh.devices.size} devices"
         )
+    build.complete(cfg)
     learner = build.make_learner(cfg)
     abstract = learner.abstract(mesh)
     teacher = build.load_teacher(cfg, learner, mesh)
@@ -123,6 +124,7 @@ def _train(
         host=first_row // (end_row - first_row),
         num_hosts=cfg.batch_size // (end_row - first_row),
         workers=cfg.data.workers,
+        augment=data.augment,
         max_bad_share=MAX_UNREADABLE_SHARE,
     )
     closing.callback(batches.close)

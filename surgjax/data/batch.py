@@ -5,20 +5,23 @@ from collections.abc import Mapping
 import numpy as np
 
 # name -> (axes, dtype). video: RGB, 0 to 255. index: global sample index, the key of a sample's
-# randomness on the device.
+# randomness on the device. labels: the classes of all tasks side by side, 1 yes, 0 no, UNKNOWN.
 BATCH = {
     "video": (("b", "t", "h", "w", "c"), np.uint8),
     "index": (("b",), np.int64),
+    "labels": (("b", "k"), np.uint8),
 }
+ALWAYS = {"video", "index"}
+UNKNOWN = 255
 
 
 def check(batch: Mapping[str, np.ndarray], **sizes: int) -> None:
     """Raise ValueError unless `batch` is as BATCH says; `sizes` fixes axes by name, as in b=8."""
-    if set(batch) != set(BATCH):
-        raise ValueError(f"batch has {sorted(batch)}, expected {sorted(BATCH)}")
+    if not ALWAYS <= set(batch) <= set(BATCH):
+        raise ValueError(f"batch has {sorted(batch)}, expected {sorted(ALWAYS)} and of the others")
     sizes = dict(sizes)
-    for name, (axes, dtype) in BATCH.items():
-        array = batch[name]
+    for name, array in batch.items():
+        axes, dtype = BATCH[name]
         if array.dtype != dtype or array.ndim != len(axes):
             raise ValueError(
                 f"{name} is {array.dtype} with {array.ndim} axes, expected {np.dtype(dtype)} {axes}"

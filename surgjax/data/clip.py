@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -10,10 +9,10 @@ from jaxtyping import UInt8
 
 from surgjax.data import transforms
 from surgjax.data.plan import ClipShape, Plan
-from surgjax.data.store import Store, Whole
+from surgjax.data.store import Store
+from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 
-Augment = Literal["multiscale", "centre"]
 # What a damaged record raises: array_record RuntimeError, protobuf and simplejpeg ValueError.
 UNREADABLE = (RuntimeError, ValueError)
 ATTEMPTS = 32
@@ -35,14 +34,17 @@ class Unreadable(Exception):
 
 
 def decode_clip(
-    store: Store, row: np.void | np.ndarray, clip: ClipShape, augment: Augment = "centre"
+    store: Store,
+    row: np.void | np.ndarray,
+    clip: ClipShape,
+    augment: Augmentation = transforms.CENTRE,
 ) -> UInt8[np.ndarray, "t h w c"]:
     """Pixels of one sample, RGB.
 
     Args:
-      row: a scalar with the fields video, start and, for "multiscale", crop_seed of plan.ROW. A
+      row: a scalar with the fields video, start and, for what is random, crop_seed of plan.ROW. A
         clip that reaches over an end of the video repeats the frame there.
-      augment: "multiscale" (VideoMAE's training crop) or "centre".
+      augment: crop and colours.
 
     Raises:
       Unreadable: a record of it is damaged.
@@ -56,7 +58,7 @@ def decode_window(
     store: Store,
     rows: np.ndarray,
     clip: ClipShape,
-    augment: Augment,
+    augment: Augmentation,
     out: UInt8[np.ndarray, "k t h w c"],
 ) -> int:
     """Write the k clips of a window (rows (k,) of one video) into `out`.
@@ -74,7 +76,7 @@ def decode_window(
     for (j, t), frame in np.ndenumerate(wanted):
         uses.setdefault(int(frame), []).append((j, t))
     jpegs = _jpegs(store, video, list(uses))
-    shape, boxes = None, None
+    shape, drawn = None, []
     for frame, places in uses.items():
         try:
             picture = _decode(next(jpegs), shape)
@@ -82,9 +84,11 @@ def decode_window(
             raise Unreadable(frame, str(error)) from error
         if shape is None:
             shape = picture.shape
-            boxes = [_box(shape, clip.size, augment, seed) for seed in rows["crop_seed"]]
+            drawn = [
+                transforms.draw(augment, *shape[:2], clip.size, seed) for seed in rows["crop_seed"]
+            ]
         for j, t in places:
-            transforms.resize(picture, boxes[j], out[j, t])
+            drawn[j].write(picture, out[j, t])
     return len(uses)
 
 
@@ -92,7 +96,7 @@ def decode_rows(
     stores: list[Store],
     plan: Plan,
     rows: np.ndarray,
-    augment: Augment,
+    augment: Augmentation,
     out: UInt8[np.ndarray, "k t h w c"],
     on_bad: Callable[[int, int, int, str], None],
 ) -> tuple[np.ndarray, int]:
@@ -132,14 +136,6 @@ def _jpegs(store: Store, video: int, frames: list[int]) -> Iterator[bytes]:
         except UNREADABLE:
             found = store.stream(video, some)  # meets the damage again, now at its frame
         yield from found
-
-
-def _box(shape: tuple, size: int, augment: Augment, crop_seed: Whole) -> transforms.Box:
-    height, width = shape[:2]
-    if augment == "centre":
-        return transforms.centre_crop(height, width)
-    rng = transforms.rng_of(crop_seed)
-    return transforms.multi_scale_crop(height, width, size, rng)
 
 
 def _decode(data: bytes, shape: tuple | None) -> np.ndarray:

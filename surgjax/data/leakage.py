@@ -12,6 +12,32 @@ from surgjax.data.store import Store
 from surgjax.errors import UserError
 
 
+def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], dict]:
+    """Which videos supervised training may use: the training part of one split.
+
+    A case that any of the stores holds out in that split is dropped from all of them; other splits
+    of the same cases do not matter, as folds of one cross-validation would leave nothing.
+
+    Returns:
+      As `usable_videos`.
+
+    Raises:
+      UserError: a store without that split, or nothing of a store is left.
+    """
+    column = f"split_{split}"
+    for store in stores:
+        if column not in store.split_columns:
+            known = [name.removeprefix("split_") for name in store.split_columns]
+            raise UserError(
+                f"{store.path} has no split {split!r}; it has {known or 'none'}; set data.split"
+            )
+    chosen = [
+        pc.fill_null(pc.equal(store.column(column), "train"), False).to_numpy(zero_copy_only=False)
+        for store in stores
+    ]
+    return _without(_held_out_cases(stores, [column]), stores, chosen)
+
+
 def usable_videos(stores: list[Store]) -> tuple[list[np.ndarray], dict]:
     """Which videos pretraining may use.
 
@@ -23,17 +49,22 @@ def usable_videos(stores: list[Store]) -> tuple[list[np.ndarray], dict]:
     Raises:
       UserError: nothing of a store is left.
     """
-    held_out = _held_out_cases(stores)
+    return _without(_held_out_cases(stores), stores, [np.ones(len(s), bool) for s in stores])
+
+
+def _without(
+    held_out: pa.Array, stores: list[Store], chosen: list[np.ndarray]
+) -> tuple[list[np.ndarray], dict]:
+    """The chosen videos of cases that are not held out, and the report."""
     masks, report_stores, used = [], [], []
-    for store in stores:
+    for store, keep in zip(stores, chosen, strict=True):
         cases = store.column("case")
-        keep = np.ones(len(store), bool)
         if len(held_out):
-            keep = ~pc.is_in(cases, value_set=held_out).to_numpy(zero_copy_only=False)
+            keep = keep & ~pc.is_in(cases, value_set=held_out).to_numpy(zero_copy_only=False)
         if not keep.any():
             raise UserError(
                 f"all {len(keep)} videos of {store.path} are validation or test cases of a known "
-                "split, nothing is left for pretraining; add a store with training cases"
+                "split, nothing is left for training; add a store with training cases"
             )
         masks.append(keep)
         used.append(pc.unique(cases.filter(pa.array(keep))))
@@ -51,11 +82,14 @@ def usable_videos(stores: list[Store]) -> tuple[list[np.ndarray], dict]:
     return masks, report
 
 
-def _held_out_cases(stores: list[Store]) -> pa.Array:
-    """Cases with any split value but train or null: an unknown name may well mean a test set."""
+def _held_out_cases(stores: list[Store], columns: list[str] | None = None) -> pa.Array:
+    """Cases with any split value but train or null: an unknown name may well mean a test set.
+
+    `columns` are the splits looked at; None for all.
+    """
     found = []
     for store in stores:
-        for name in store.split_columns:
+        for name in store.split_columns if columns is None else columns:
             held = pc.fill_null(pc.not_equal(store.column(name), "train"), False)
             found.append(pc.unique(store.column("case").filter(held)))
     return _union(found)

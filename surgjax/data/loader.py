@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from surgjax.data import clip as clips
+from surgjax.data.batch import BATCH
 from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store
+from surgjax.data.transforms import MULTISCALE, Augmentation
 from surgjax.errors import UserError
 
 PREFETCH = 16  # elements ahead, fewer where they are large
@@ -35,7 +37,7 @@ def train_batches(
     host: int = 0,
     num_hosts: int = 1,
     workers: int = 0,
-    augment: clips.Augment = "multiscale",
+    augment: Augmentation = MULTISCALE,
     max_bad_share: float = 0.01,
     on_bad: Callable[[str, str, int, str], None] | None = None,
 ) -> "TrainBatches":
@@ -46,7 +48,7 @@ def train_batches(
       clip: the plan's.
       host, num_hosts: this host takes rows [host B / num_hosts, (host + 1) B / num_hosts).
       workers: processes that load; 0 loads on threads of this process.
-      augment: see clip.decode_clip.
+      augment: crop and colours of the clips.
       max_bad_share: share of substituted clips beyond which loading stops.
       on_bad: called with (store, video_id, frame, reason) for every unreadable record; by default
         they are logged as warnings.
@@ -63,6 +65,11 @@ def train_batches(
     if clip != plan.clip or [s.path for s in stores] != [s.path for s in plan.stores]:
         raise ValueError("the plan was made for another clip shape or other stores")
     share = plan.batch_size // num_hosts
+    if share % plan.repeats:
+        raise UserError(
+            f"a host's {share} clips are not a multiple of data.repeats={plan.repeats}; choose "
+            f"another batch_size"
+        )
     work = _LoadGroup(plan, list(stores), slice(host * share, (host + 1) * share), augment)
     groups = range(start_step // plan.clips_per_window, -(-stop_step // plan.clips_per_window))
     source = _grain_iterator(work, groups, workers)
@@ -108,7 +115,7 @@ class TrainBatches:
             "substituted": substituted,
         }
         # Worker processes hand over a subclass tied to shared memory; a view keeps that alive.
-        batch = {name: group[name].view(np.ndarray)[j] for name in ("video", "index")}
+        batch = {name: group[name].view(np.ndarray)[j] for name in group if name in BATCH}
         self._step += 1
         if self._step % k == 0:
             self._group = None
@@ -144,7 +151,7 @@ class TrainBatches:
 class _LoadGroup:
     """Group number -> the host's arrays of its k steps; travels to the worker processes."""
 
-    def __init__(self, plan: Plan, stores: list[Store], rows: slice, augment: clips.Augment):
+    def __init__(self, plan: Plan, stores: list[Store], rows: slice, augment: Augmentation):
         self.plan, self.stores, self.rows, self.augment = plan, stores, rows, augment
 
     @property
@@ -155,29 +162,33 @@ class _LoadGroup:
 
     def __call__(self, group: int) -> dict:
         rows = self.plan.group_rows(int(group))[:, self.rows]
-        video, index = np.empty(self.shape, np.uint8), np.empty(rows.shape, np.int64)
+        video, read = np.empty(self.shape, np.uint8), rows.copy()
+        repeats = self.plan.repeats
         bad: list[tuple[int, int, int, str]] = []
         decoded = substituted = 0
         error = ""
         try:
-            for r in range(rows.shape[1]):
+            for r in range(0, rows.shape[1], repeats):
+                # The clips of one window: k of the same row, or the repeats of one step.
+                window = (0, slice(r, r + repeats)) if repeats > 1 else (slice(None), r)
                 before = len(bad)
-                delivered, count = clips.decode_rows(
+                read[window], count = clips.decode_rows(
                     self.stores,
                     self.plan,
-                    rows[:, r],
+                    rows[window],
                     self.augment,
-                    video[:, r],
+                    video[window],
                     lambda *record: bad.append(record),
                 )
-                index[:, r] = delivered["index"]
                 decoded += count
                 substituted += len(bad) > before
         except UserError as failure:  # kept as text: a worker process would change its type
             error = str(failure)
+        extras = self.plan.extras(read.reshape(-1)) if not error else {}
         return {
             "video": video,
-            "index": index,
+            "index": read["index"],
+            **{name: x.reshape(*rows.shape, *x.shape[1:]) for name, x in extras.items()},
             "frames_decoded": decoded,
             "substituted": substituted,
             "bad": bad,

@@ -19,7 +19,7 @@ from surgjax.errors import UserError
 
 ROW = np.dtype(
     [
-        ("index", np.int64),  # global sample index
+        ("index", np.int64),  # global sample index; repeats have other ones
         ("store", np.int32),
         ("video", np.int32),  # row of the store's videos.parquet
         ("start", np.int64),  # first stored frame of the clip
@@ -115,6 +115,8 @@ class Plan:
         that all starts are delivered equally often). Those clips share all but one frame with
         their neighbour, so frames + k - 1 decoded frames make k clips; step g * k + j delivers the
         j-th. An epoch of windows delivers every sample k times. With k = 1 a window is a clip.
+      repeats: rows of a step that show the same clip, each with its own crop and its own random
+        numbers (repeated augmentation, Hoffer et al., arXiv 1901.09335). They lie side by side.
 
     Raises:
       UserError: no sample fits, or weights that are not one non-negative number a store.
@@ -129,14 +131,23 @@ class Plan:
         seed: int,
         weights: str = "",
         clips_per_window: int = 1,
+        repeats: int = 1,
     ):
-        for name, value in (("batch_size", batch_size), ("clips_per_window", clips_per_window)):
+        sizes = {"batch_size": batch_size, "clips_per_window": clips_per_window}
+        for name, value in (sizes | {"repeats": repeats}).items():
             if value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
+        if batch_size % repeats:
+            raise UserError(f"batch_size {batch_size} is not a multiple of data.repeats={repeats}")
+        if repeats > 1 and clips_per_window > 1:
+            raise UserError(
+                f"data.repeats={repeats} and data.clips_per_window={clips_per_window} both decode "
+                f"a clip once for several rows; set one of them to 1"
+            )
         self.stores, self.clip = list(stores), clip
         self.batch_size, self.seed = int(batch_size), int(seed)
-        self.clips_per_window = int(clips_per_window)
-        self._samples = [_Samples(s, m, clip) for s, m in zip(stores, masks, strict=True)]
+        self.clips_per_window, self.repeats = int(clips_per_window), int(repeats)
+        self._samples = [self._numbered(s, m) for s, m in zip(stores, masks, strict=True)]
         self._sizes = np.array([s.count for s in self._samples], np.int64)
         self._offsets = np.concatenate([[0], np.cumsum(self._sizes)])
         self.shares = _shares(weights, stores, self._sizes, clip)
@@ -158,7 +169,7 @@ class Plan:
 
     def group_rows(self, group: Whole) -> np.ndarray:
         """Rows (k, B) of the k steps that share their windows."""
-        k, size = self.clips_per_window, self.batch_size
+        k, size = self.clips_per_window, self.batch_size // self.repeats
         order = permute(np.arange(size), size, _key(self.seed, _SHUFFLE, group))
         stores, local = self._slots(group * size + order)
         rows = np.zeros((k, size), ROW)
@@ -168,10 +179,17 @@ class Plan:
             video, start, nth = samples.window(local[of_store], k)
             rows["video"][:, of_store], rows["start"][:, of_store] = video, start
             rows["index"][:, of_store] = nth + self._offsets[number]
-        steps = np.repeat(group * k + np.arange(k), size)
-        crop_seeds = _key(self.seed, _CROP, steps, np.tile(np.arange(size), k))
-        rows["crop_seed"] = crop_seeds.reshape(k, size)
+        if self.repeats > 1:
+            rows = np.repeat(rows, self.repeats, axis=1)
+            rows["index"] += self._again(self.batch_size)
+        steps = np.repeat(group * k + np.arange(k), self.batch_size)
+        crop_seeds = _key(self.seed, _CROP, steps, np.tile(np.arange(self.batch_size), k))
+        rows["crop_seed"] = crop_seeds.reshape(k, self.batch_size)
         return rows
+
+    def extras(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """What a batch holds of rows (n,) besides pixels and index, first axis n; see batch.py."""
+        return {}
 
     def example(self, index: Whole) -> np.ndarray:
         """The row (scalar of dtype ROW) of one sample by global index; crop_seed is 0."""
@@ -182,18 +200,28 @@ class Plan:
         return np.array((index, number, video[0], start[0, 0], 0), ROW)
 
     def substitute(self, row: np.ndarray, attempt: int) -> np.ndarray:
-        """Rows (k,) of the window that stands in for the unreadable window of rows (k,) `row`. The
+        """Rows of the window that stands in for the unreadable window of rows (k,) `row` (with
+        repeats: (repeats,) rows of the clip that stands in for a clip). The
         attempts jump through the store by about 0.618 of its samples, so that they leave a damaged
         video or shard at once; the same row always gets the same stand-in."""
         number = int(row["store"][0])
         size = int(self._sizes[number])
         jump = _coprime(int(size * 0.6180339887498949), size)
-        local = (int(row["index"][0] - self._offsets[number]) + attempt * jump) % size
+        local = int(row["index"][0] % self.num_samples - self._offsets[number])
+        local = (local + attempt * jump) % size
         video, start, nth = self._samples[number].window(np.array([local]), self.clips_per_window)
         out = row.copy()
         out["video"], out["start"] = video[0], start[:, 0]
-        out["index"] = nth[:, 0] + self._offsets[number]
+        out["index"] = nth[:, 0] + self._offsets[number] + self._again(len(row))
         return out
+
+    def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
+        """The samples of one store."""
+        return _Samples(store, mask, self.clip)
+
+    def _again(self, rows: int) -> np.ndarray:
+        """What tells the repeats of a sample apart in `index`, int64 (rows,)."""
+        return np.arange(rows) % self.repeats * self.num_samples
 
     def _slots(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Store and sample within the store of slots of the endless sequence of windows."""

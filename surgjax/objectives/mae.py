@@ -37,8 +37,10 @@ class Objective(nnx.Module):
       UserError: a value that does not fit, naming the field.
     """
 
+    samples = "clips"
     ema_of = None
     make_teacher = None
+    from_stores = None
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from surgjax.data import loader, transforms
 from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import open_store
+from surgjax.data.transforms import MULTISCALE, Augmentation
 
 CLIP = ClipShape(frames=16, stride=4, size=224)
 SPAN = 61
@@ -73,9 +74,9 @@ def main() -> None:
 def measure(video: Path, work: Path, rounds: int) -> dict:
     prepare(video, work)
     contestants = {
-        "store": Store(work, "multiscale"),
-        "store, copied": Store(work, "multiscale", crop=True),
-        "store, k = 16": Store(work, "multiscale", clips_per_window=16),
+        "store": Store(work, MULTISCALE),
+        "store, copied": Store(work, MULTISCALE, crop=True),
+        "store, k = 16": Store(work, MULTISCALE, clips_per_window=16),
         "decode": Decode(work),
         "decode, fast": Decode(work, fastdct=True, fastupsample=True),
         "mp4": Recording(video),
@@ -166,7 +167,7 @@ def make_plan(work: Path, batch_size: int = 4, **options) -> Plan:
 
 
 class Store:
-    def __init__(self, work: Path, augment: str, crop: bool = False, **options):
+    def __init__(self, work: Path, augment: Augmentation, crop: bool = False, **options):
         self.plan, self.augment, self.crop = make_plan(work, **options), augment, crop
         self.steps = max(8, self.plan.clips_per_window)
 

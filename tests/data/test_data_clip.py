@@ -6,6 +6,7 @@ from surgjax.data import clip as clips
 from surgjax.data import transforms
 from surgjax.data.plan import ROW, ClipShape, Plan
 from surgjax.data.store import open_store
+from surgjax.data.transforms import CENTRE, MULTISCALE
 from surgjax.errors import UserError
 
 SHAPE = ClipShape(4, 2, 32)
@@ -21,7 +22,7 @@ def frames_shown(clip):
     return np.round((red - 20) / 30).astype(int), np.round((green - 10) / 3).astype(int)
 
 
-@pytest.mark.parametrize("augment", ["centre", "multiscale"])
+@pytest.mark.parametrize("augment", [CENTRE, MULTISCALE])
 def test_a_clip_shows_its_frames(made_store, augment):
     clip = clips.decode_clip(open_store(made_store), make_row(2, 5, 9), SHAPE, augment)
     assert clip.shape == (4, 32, 32, 3) and clip.dtype == np.uint8
@@ -32,7 +33,7 @@ def test_a_clip_shows_its_frames(made_store, augment):
 def test_a_clip_equals_decoding_and_cropping_by_hand(made_store):
     store = open_store(made_store)
     row = make_row(0, 3, crop_seed=77)
-    clip = clips.decode_clip(store, row, SHAPE, "multiscale")
+    clip = clips.decode_clip(store, row, SHAPE, MULTISCALE)
     box = transforms.multi_scale_crop(48, 64, 32, transforms.rng_of(77))
     for t, jpeg in enumerate(store.read(0, [3, 5, 7, 9])):
         frame = simplejpeg.decode_jpeg(jpeg, fastdct=True, fastupsample=True)
@@ -72,12 +73,12 @@ def test_a_window_decodes_every_frame_once(tmp_path, make_store, monkeypatch, fr
         rows = plan.group_rows(group)[:, 0]
         out = np.zeros((k, 4, 32, 32, 3), np.uint8)
         decoded.clear()
-        count = clips.decode_window(store, rows, SHAPE, "multiscale", out)
+        count = clips.decode_window(store, rows, SHAPE, MULTISCALE, out)
         wanted = rows["start"][:, None] + 2 * np.arange(4)
         assert count == len(decoded) == len(np.unique(wanted))
         for j in range(k):
             assert frames_shown(out[j])[1].tolist() == wanted[j].tolist()
-            alone = clips.decode_clip(store, rows[j], SHAPE, "multiscale")
+            alone = clips.decode_clip(store, rows[j], SHAPE, MULTISCALE)
             np.testing.assert_array_equal(out[j], alone)
 
 
@@ -122,7 +123,7 @@ def test_a_damaged_block_is_replaced_by_the_same_stand_in(tmp_path, make_store, 
             out = np.zeros((1, 4, 32, 32, 3), np.uint8)
             asked = plan.group_rows(step)[:, 0]
             row, count = clips.decode_rows(
-                [store], plan, asked, "centre", out, lambda *b, to=bad: to.append(b)
+                [store], plan, asked, CENTRE, out, lambda *b, to=bad: to.append(b)
             )
             assert count == 4
             assert frames_shown(out[0])[1].tolist() == [
@@ -146,5 +147,5 @@ def test_a_store_of_damage_only_is_given_up(tmp_path, make_store, monkeypatch):
     bad = []
     out = np.zeros((1, 4, 32, 32, 3), np.uint8)
     with pytest.raises(UserError, match="32 samples of .* in a row cannot be read.*verify"):
-        clips.decode_rows([store], plan, plan.rows(0), "centre", out, lambda *b: bad.append(b))
+        clips.decode_rows([store], plan, plan.rows(0), CENTRE, out, lambda *b: bad.append(b))
     assert len(bad) == 32

@@ -1,10 +1,13 @@
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from surgjax.data import transforms
+from surgjax.data import rand_augment, transforms
 from surgjax.data.transforms import Box, centre_crop, multi_scale_crop, resize, rng_of
+from surgjax.errors import UserError
 
 
 def reference_boxes(height, width, size):
@@ -117,3 +120,100 @@ def corpus_frame():
 
 def test_cv2_stays_on_the_calling_thread():
     assert transforms.cv2.getNumThreads() <= 1
+
+
+def test_resized_crop_has_the_areas_and_aspects_asked_for():
+    rng = rng_of(1)
+    crop = partial(transforms.resized_crop, area=(0.08, 0.4), aspect=(3 / 4, 4 / 3), rng=rng)
+    boxes = [crop(320, 568) for _ in range(4000)]
+    area = np.array([b.height * b.width / (320 * 568) for b in boxes])
+    aspect = np.array([b.width / b.height for b in boxes])
+    assert 0.079 < area.min() < 0.09 and 0.39 < area.max() < 0.402
+    assert aspect.min() > 0.74 and aspect.max() < 1.35
+    # Aspects are as often below one as above, which a uniform draw is not.
+    assert abs((aspect < 1).mean() - 0.5) < 0.03
+    for b in boxes:
+        assert 0 <= b.y <= 320 - b.height and 0 <= b.x <= 568 - b.width
+    # Nothing fits: the largest centred box of the nearest aspect.
+    assert transforms.resized_crop(10, 100, (1.0, 1.0), (3 / 4, 4 / 3), rng) == Box(0, 43, 10, 13)
+
+
+def test_side_crops_cover_the_long_side():
+    boxes = [transforms.side_crop(200, 300, i) for i in range(3)]
+    assert [(b.y, b.x, b.height, b.width) for b in boxes] == [
+        (0, 0, 200, 200),
+        (0, 50, 200, 200),
+        (0, 100, 200, 200),
+    ]
+
+
+def test_a_clip_is_augmented_alike_in_all_its_frames():
+    augment = transforms.Augmentation("resized", flip=1.0, rand_augment="m9-n4")
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    seeds = [s for s in range(20) if transforms.draw(augment, 48, 64, 32, s).operations]
+    first, second = np.empty((2, 32, 32, 3), np.uint8)
+    drawn = transforms.draw(augment, 48, 64, 32, seeds[0])
+    drawn.write(frame, first)
+    transforms.draw(augment, 48, 64, 32, seeds[0]).write(frame, second)
+    np.testing.assert_array_equal(first, second)
+    plain = transforms.Drawn(drawn.box, False, ())
+    plain.write(frame, second)
+    flipped = transforms.Drawn(drawn.box, True, ())
+    flipped.write(frame, first)
+    np.testing.assert_array_equal(first, second[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(crop="center"), "data.crop is 'center'; choose one of"),
+        (dict(area=(0.5, 1.5)), "data.crop_area is 0.5 to 1.5"),
+        (dict(aspect=(2.0, 1.0)), "data.crop_aspect is 2 to 1"),
+        (dict(flip=2.0), "data.flip is 2.0"),
+        (dict(rand_augment="7"), "as in 'm7-n4'"),
+    ],
+)
+def test_bad_augmentations_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        transforms.Augmentation(**change)
+
+
+def test_strengths_of_the_operations():
+    """Half of the draws are applied; strengths lie around the magnitude, in both directions."""
+    rng = np.random.default_rng(0)
+    drawn = [rand_augment.draw(7, 4, rng) for _ in range(2000)]
+    strengths = np.array([level for operations in drawn for _, level in operations])
+    assert abs(len(strengths) / 8000 - 0.5) < 0.02
+    assert abs(np.abs(strengths).mean() - 0.7) < 0.01 and 0.03 < np.abs(strengths).std() < 0.07
+    assert abs((strengths > 0).mean() - 0.5) < 0.03
+    names = [name for operations in drawn for name, _ in operations]
+    assert {n: names.count(n) > 150 for n in rand_augment.OPERATIONS} == dict.fromkeys(
+        rand_augment.OPERATIONS, True
+    )
+
+
+def test_operations_do_what_their_names_say():
+    """Values worked out by hand on a grey ramp, places on a single bright pixel."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    only = lambda name, level: rand_augment.apply(ramp, ((name, level),))[:, 0, 0]  # noqa: E731
+    values = np.arange(256)
+    np.testing.assert_array_equal(only("invert", 1.0), 255 - values)
+    np.testing.assert_array_equal(
+        only("solarize", 0.5), np.where(values < 128, values, 255 - values)
+    )
+    np.testing.assert_array_equal(only("posterize", 0.5), values // 64 * 64)
+    np.testing.assert_array_equal(
+        only("solarize_add", 0.5), np.where(values < 128, values + 55, values)
+    )
+    np.testing.assert_allclose(only("brightness", -0.5), values * 0.55, atol=1)
+
+    dot = np.zeros((21, 21, 3), np.uint8)
+    dot[10, 15] = 255
+    moved = rand_augment.apply(dot, (("translate_x", 0.5),))
+    places = np.argwhere(moved[..., 0] > 150)
+    assert [10, 10] in places.tolist()  # 0.225 of 21 pixels to the left
+    dot[9:12, 14:17] = 255
+    turned = rand_augment.apply(dot, (("rotate", 1.0),))  # 30 degrees counter-clockwise
+    y, x = np.argwhere(turned[..., 0] > 200).mean(axis=0) - 10
+    assert np.hypot(y, x) == pytest.approx(5, abs=0.8)
+    assert np.degrees(np.arctan2(-y, x)) == pytest.approx(30, abs=8)

@@ -1,0 +1,172 @@
+"""Clips around labelled frames, for supervised training: the plan of plan.py over other samples.
+
+A sample is a labelled stored frame of a training case. A batch then also holds `labels`: the
+classes of all tasks side by side, so that one-of-n, multi-label and several tasks at once are the
+same array.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from surgjax.data.batch import UNKNOWN
+from surgjax.data.plan import ClipShape, Plan
+from surgjax.data.store import Store
+from surgjax.errors import UserError
+
+KINDS = ("one_of_n", "multi_label")
+
+
+def task_labels(stores: Sequence[Store], names: str) -> dict[str, dict[str, Any]]:
+    """Task -> {"kind", "classes"} of comma-separated `names`, equal in all stores.
+
+    Raises:
+      UserError: a store lacks a task, has other classes, or the task is of another kind.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in (name.strip() for name in names.split(",")):
+        for store in stores:
+            tasks = store.meta.get("tasks", {})
+            if name not in tasks:
+                raise UserError(
+                    f"{store.path} has no task {name!r}; it has {sorted(tasks) or 'none'}; set "
+                    f"objective.task"
+                )
+            about = {key: tasks[name][key] for key in ("kind", "classes")}
+            if about["kind"] not in KINDS:
+                raise UserError(
+                    f"task {name!r} of {store.path} is {about['kind']}; expected "
+                    f"{' or '.join(KINDS)}"
+                )
+            if found.setdefault(name, about) != about:
+                raise UserError(
+                    f"task {name!r} of {store.path} has other classes than that of "
+                    f"{stores[0].path}; train on stores with equal classes"
+                )
+    return found
+
+
+class LabelledPlan(Plan):
+    """The order of a supervised run.
+
+    Args:
+      stores, masks, clip, batch_size, seed, weights, repeats: as in `Plan`; `masks` are the
+        training videos.
+      tasks: as `task_labels` makes it.
+      anchor: where in its clip the labelled frame lies: "last", so that nothing after it is seen
+        (online recognition), or "middle". A clip that reaches over an end of the video repeats the
+        frame there.
+
+    Raises:
+      UserError: no labelled frame in a store, or as in `Plan`.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        masks: Sequence[np.ndarray],
+        clip: ClipShape,
+        batch_size: int,
+        seed: int,
+        weights: str = "",
+        *,
+        tasks: Mapping[str, Mapping[str, Any]],
+        anchor: str = "last",
+        repeats: int = 1,
+    ):
+        self._tasks = tasks
+        self._before = frames_before(clip, anchor)
+        super().__init__(stores, masks, clip, batch_size, seed, weights, repeats=repeats)
+
+    def extras(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """{"labels": uint8 (n, classes of all tasks)}"""
+        local = rows["index"] % self.num_samples - self._offsets[rows["store"]]
+        columns = sum(len(about["classes"]) for about in self._tasks.values())
+        labels = np.empty((len(rows), columns), np.uint8)
+        for number, samples in enumerate(self._samples):
+            of_store = rows["store"] == number
+            labels[of_store] = samples.labels[local[of_store]]
+        return {"labels": labels}
+
+    def _numbered(self, store: Store, mask: np.ndarray) -> "_LabelledFrames":
+        return _LabelledFrames(store, mask, self._tasks, self.clip, self._before)
+
+
+def frames_before(clip: ClipShape, anchor: str) -> int:
+    """Frames of a clip before its labelled one.
+
+    Raises:
+      UserError: an unknown anchor.
+    """
+    places = {"last": clip.frames - 1, "middle": (clip.frames - 1) // 2}
+    if anchor not in places:
+        raise UserError(f"data.anchor is {anchor!r}; choose last or middle")
+    return places[anchor]
+
+
+class _LabelledFrames:
+    """The numbered samples of one store: its labelled frames, video by video.
+
+    Attributes:
+      count: how many.
+      labels: uint8 (count, classes of all tasks).
+    """
+
+    def __init__(
+        self, store: Store, mask: np.ndarray, tasks: Mapping, clip: ClipShape, before: int
+    ):
+        self._store, self._before = store, before
+        self._strides = clip.strides(store)
+        given = {name: store.labels(name) for name in tasks}
+        places = np.concatenate(
+            [np.stack([of["video"], of["t_ms"]], axis=1) for of in given.values()]
+        ).astype(np.int64)
+        places = np.unique(places[mask[places[:, 0]]], axis=0)
+        self._video, self._t_ms = places[:, 0].astype(np.int32), places[:, 1]
+        parts = []
+        for name, of in given.items():
+            columns = np.full((len(places), len(tasks[name]["classes"])), UNKNOWN, np.uint8)
+            at, known = _positions(places, of)
+            if "label" in of:
+                label = of["label"][known]
+                columns[at] = label[:, None] == np.arange(columns.shape[1])
+                columns[at[label < 0]] = UNKNOWN
+            else:
+                values = of["values"][known]
+                columns[at] = np.where(np.isnan(values), UNKNOWN, values > 0.5)
+            parts.append(columns)
+        labels = np.concatenate(parts, axis=1)
+        told = (labels != UNKNOWN).any(axis=1)
+        self.labels, self._video, self._t_ms = labels[told], self._video[told], self._t_ms[told]
+        self.count = len(self._video)
+        if not self.count:
+            raise UserError(
+                f"no training video of {store.path} has labels of {', '.join(tasks)}; check "
+                f"data.split and objective.task"
+            )
+        # Where every stored frame has a label, its number says which frame it is.
+        counts = np.bincount(self._video, minlength=len(store))
+        self._first = np.cumsum(counts) - counts
+        self._is_dense = counts == store.frames
+
+    def window(self, local: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Video (n,), start (1, n) and sample number (1, n) of n clips; k is 1."""
+        video = self._video[local]
+        frame = local - self._first[video]
+        for i in np.flatnonzero(~self._is_dense[video]):
+            frame[i] = self._store.frames_at(int(video[i]), [self._t_ms[local[i]]])[0]
+        start = frame - self._before * self._strides[video]
+        return video, start[None], local[None]
+
+
+def _positions(places: np.ndarray, of: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """(rows of `places`, rows of `of`) that are the same video and time."""
+    rows = {(int(v), int(t)): i for i, (v, t) in enumerate(places)}
+    pairs = [
+        (rows[key], i)
+        for i, key in enumerate(zip(of["video"].tolist(), of["t_ms"].tolist(), strict=True))
+        if key in rows
+    ]
+    at, known = np.array(pairs, np.int64).reshape(-1, 2).T
+    return at, known
