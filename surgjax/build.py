@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,7 @@ class Learner:
       ema_of: path of the sub-tree that is averaged, or None.
       make_teacher: key -> a frozen network that the loss asks for, or None.
       flops_per_clip: useful training operations.
+      batch_extras: name -> (shape of a row, dtype) of what a batch holds beside video and index.
     """
 
     graphdef: nnx.GraphDef
@@ -126,6 +127,7 @@ class Learner:
     ema_of: str | None
     make_teacher: Callable[[jax.Array], nnx.Module] | None
     flops_per_clip: float
+    batch_extras: Mapping[str, Any]
 
     def init(self, key: jax.Array) -> TrainState:
         params, frozen = partition(split(self.fresh(key))[1], self.optimizer.is_frozen)
@@ -173,7 +175,10 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
     if module.make_teacher is not None:
         make_teacher = lambda key: module.make_teacher(nnx.Rngs(key))  # noqa: E731
     flops = module.flops_per_clip()
-    return Learner(graphdef, fresh, optimizer, module.ema_of, make_teacher, flops)
+    return Learner(
+        *(graphdef, fresh, optimizer, module.ema_of, make_teacher, flops),
+        module.batch_extras,
+    )
 
 
 def jit_once(function: Callable, **options: Any) -> Callable:
@@ -196,7 +201,10 @@ def init_state(
         cfg.init_from,
         expected=shapes,
         config=to_dict(cfg),
-        allow=[glob.strip() for glob in cfg.init_allow.split(",") if glob.strip()],
+        allow=[
+            *(glob.strip() for glob in cfg.init_allow.split(",") if glob.strip()),
+            *component("surgjax.objectives", cfg.objective.name, "Objective").init_allow,
+        ],
     )
     given = flatten(loaded.params)
     log.info("%s", loaded.report())

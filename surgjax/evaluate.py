@@ -56,6 +56,12 @@ class Evaluators:
         encode = lambda params, video: _mean_tokens(learner, params, video)  # noqa: E731
         self._encode = jax.jit(encode)
         self._reconstruct = jax.jit(lambda params, batch: _reconstruct(learner, params, batch))
+        objective = config.component("surgjax.objectives", cfg.objective.name, "Objective")
+        self._classify = None
+        if hasattr(objective, "predict"):
+            predict = lambda params, video: rebuild(learner.graphdef, params).predict(video)  # noqa: E731
+            self._classify = jax.jit(predict)
+        self._labels = config.to_dict(cfg.objective).get("labels", {})
         self._random: Params | None = None
 
     def due(self, step: int, last: int) -> set[str]:
@@ -89,6 +95,8 @@ class Evaluators:
             encode=lambda video: self._call(self._encode, trained, video),
             random_encode=lambda video: self._call(self._encode, fresh, video),
             reconstruct=lambda batch: self._call(self._reconstruct, trained, batch),
+            classify=self._classify and (lambda video: self._call(self._classify, trained, video)),
+            labels=self._labels,
             clip=self._clip,
             used_cases=self._used_cases,
         )

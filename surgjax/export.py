@@ -98,9 +98,10 @@ def export(
         _write_tensors(partial / module.WEIGHTS, tensors, metadata)
         for name, content in contents.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
-        has_decoder = any(path.startswith("decoder/") for path in params)
-        parity = _compare(module, partial, graphdef, tree, objective, has_decoder)
-        usage = module.usage(meta["config"]["data"]["frames"])
+        parts = {path.split("/")[0] for path in params}
+        parity = _compare(module, partial, graphdef, tree, objective, parts)
+        has_head = {"has_head": True} if "head" in parts else {}
+        usage = module.usage(meta["config"]["data"]["frames"], **has_head)
         text = card.card(meta, usage, _parity_sentence(parity))
         (partial / "README.md").write_text(text, encoding="utf-8")
         return parity
@@ -227,7 +228,9 @@ def _what_fits(
 ) -> dict[str, np.ndarray]:
     """All parameters, or the encoder's where the format has no place for the objective's others."""
     places = {row.ours for row in module.TABLE.rows}
-    odd = sorted({path.split("/")[0] for path in params if path not in places} - {"encoder"})
+    parts = {path.split("/")[0] for path in {*params}} - {"encoder"}
+    of_part = lambda paths, part: {p for p in paths if p.startswith(f"{part}/") or p == part}  # noqa: E731
+    odd = sorted(part for part in parts if of_part(params, part) != of_part(places, part))
     if not odd:
         return params
     log.warning(
@@ -237,7 +240,7 @@ def _what_fits(
 
 
 def _compare(
-    module: ModuleType, folder: Path, graphdef, params, objective, has_decoder: bool
+    module: ModuleType, folder: Path, graphdef, params, objective, parts: set[str]
 ) -> dict[str, Any] | None:
     """Our outputs on a seeded clip against the public class's; None where there is none to ask."""
     import jax
@@ -253,8 +256,10 @@ def _compare(
     @jax.jit
     def outputs(params, batch):
         module = rebuild(graphdef, params)
+        if "head" in parts:
+            return {"logits": module.logits(batch["video"])}
         made = {"tokens": module.encode(batch["video"])}
-        if has_decoder:
+        if "decoder" in parts:
             pictures = module.reconstruct(batch, jax.random.key(0))
             loss = ((pictures["prediction"] - pictures["target"]) ** 2).mean()
             made |= {"masked": pictures["masked"], "logits": pictures["prediction"], "loss": loss}

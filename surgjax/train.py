@@ -218,7 +218,7 @@ def _with_frozen(state: TrainState, abstract: TrainState, run: Path) -> TrainSta
 
 def _print_leakage(report: dict[str, Any]) -> None:
     log.info(
-        "pretraining on %d videos of %d cases; dropped %d videos of held-out cases (%s)",
+        "training on %d videos of %d cases; dropped %d videos of held-out cases (%s)",
         report["kept"],
         len(report["cases"]),
         report["dropped"],

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +19,17 @@ from surgjax.errors import UserError
 from surgjax.sharding import make_mesh
 from surgjax.state import split
 
+TASKS = {"phase": {"kind": "one_of_n", "classes": ["Preparation", "Dissection", "Clipping"]}}
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
-VARIANTS += [("surgvista", "script")]
+VARIANTS += [("surgvista", "script"), ("finetune", "linear"), ("finetune", "attentive")]
+
+
+@pytest.fixture(autouse=True)
+def classes(monkeypatch):
+    """Configs that learn from labels or captions get them without a store."""
+    monkeypatch.setattr(build, "open_stores", lambda cfg: [SimpleNamespace(meta={"tasks": TASKS})])
 
 
 def load(name, variant=""):
@@ -37,6 +45,7 @@ def load(name, variant=""):
 def test_config_is_valid_and_its_state_has_a_shape(name, variant):
     cfg = load(name, variant)
     config.check(cfg, name)
+    build.complete(cfg)
     abstract = build.make_learner(cfg).abstract(make_mesh())
     assert sum(x.size for x in jax.tree.leaves(abstract.params)) > 1e5
 
@@ -58,11 +67,14 @@ def test_the_train_step_lowers_for_accelerators(name, variant, platform):
         ("data", "fsdp"),
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
     )
+    build.complete(cfg)
     learner = build.make_learner(cfg, dtype=jnp.bfloat16)
     abstract = learner.abstract(mesh)
     side, rows = cfg.data.size, cfg.accumulation
     video = jax.ShapeDtypeStruct((rows, cfg.data.frames, side, side, 3), jnp.uint8)
     batch = {"video": video, "index": jax.ShapeDtypeStruct((rows,), jnp.uint32)}
+    for name, (shape, kind) in learner.batch_extras.items():
+        batch[name] = jax.ShapeDtypeStruct((rows, *shape), kind)
     teacher = learner.make_teacher and nnx.eval_shape(
         lambda: learner.make_teacher(jax.random.key(0))
     )

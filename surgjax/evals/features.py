@@ -1,8 +1,8 @@
 """Features of a store's labelled clips, the same clips for every encoder.
 
-A clip belongs to the labelled frame in its middle: of t frames, frame (t - 1) // 2 is the labelled
-one. A clip that reaches over an end of the video repeats the first or last frame there. The crop is
-the largest centred square.
+A clip belongs to the labelled frame in its middle, unless another anchor is asked for: of t frames,
+frame (t - 1) // 2 is the labelled one. A clip that reaches over an end of the video repeats the
+first or last frame there. The crop is the largest centred square, unless another is asked for.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from surgjax.data.clip import decode_clip
+from surgjax.data.labelled import frames_before
 from surgjax.data.plan import ROW, ClipShape
 from surgjax.data.store import Store
+from surgjax.data.transforms import CENTRE, Augmentation
 from surgjax.errors import UserError
 
 Encoder = Callable[[np.ndarray], np.ndarray]
@@ -27,14 +29,14 @@ class LabelledClips:
     Attributes:
       rows: structured array of plan.ROW, one a clip.
       t_ms: time of the labelled frame, milliseconds.
-      label: class number.
+      label: class number; of a multi-label task 1 and 0 for every class, NaN where unknown.
       classes: names of the classes.
       case, split, video_id, dataset: of the clip's video; split is "" where it has none.
     """
 
     rows: np.ndarray
     t_ms: Int[np.ndarray, "n"]
-    label: Int[np.ndarray, "n"]
+    label: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
     classes: list[str]
     case: np.ndarray
     split: np.ndarray
@@ -54,13 +56,21 @@ class LabelledClips:
 
 
 def labelled_clips(
-    store: Store, task: str, clip: ClipShape, *, every_s: float, split: str
+    store: Store,
+    task: str,
+    clip: ClipShape,
+    *,
+    every_s: float,
+    split: str,
+    anchor: str = "middle",
+    kind: str = "one_of_n",
 ) -> LabelledClips:
     """At most one clip in every `every_s` seconds of a video: around the first label in each.
 
     Args:
-      task: a task of kind one_of_n in store.json.
+      task: a task of store.json of that kind, one_of_n or multi_label.
       split: name of the split column, without "split_".
+      anchor: place of the labelled frame in its clip, "middle" or "last".
 
     Raises:
       UserError: no such task or split, a task of another kind, or no labels.
@@ -68,9 +78,9 @@ def labelled_clips(
     tasks = store.meta.get("tasks", {})
     if task not in tasks:
         raise UserError(f"{store.path} has no task {task!r}; it has {sorted(tasks) or 'none'}")
-    if tasks[task]["kind"] != "one_of_n":
+    if tasks[task]["kind"] != kind:
         raise UserError(
-            f"task {task!r} of {store.path} is {tasks[task]['kind']}; expected one_of_n, choose "
+            f"task {task!r} of {store.path} is {tasks[task]['kind']}; expected {kind}, choose "
             f"another task"
         )
     if f"split_{split}" not in store.split_columns:
@@ -80,25 +90,28 @@ def labelled_clips(
         raise UserError(f"every_s is {every_s}; expected a positive number of seconds")
     labels = store.labels(task)
     order = np.lexsort((labels["t_ms"], labels["video"]))
-    video, t_ms, label = (labels[k][order] for k in ("video", "t_ms", "label"))
+    values = "label" if kind == "one_of_n" else "values"
+    video, t_ms, label = (labels[k][order] for k in ("video", "t_ms", values))
     bucket = np.floor(t_ms / (1000 * every_s)).astype(np.int64)
     first = np.ones(len(video), bool)
     first[1:] = (video[1:] != video[:-1]) | (bucket[1:] != bucket[:-1])
-    first &= label >= 0
+    if kind == "one_of_n":
+        label = label.astype(np.int64)
+        first &= label >= 0
     video, t_ms, label = video[first], t_ms[first], label[first]
     if not len(video):
         raise UserError(f"{store.path} has no labels of task {task!r}")
     rows = np.zeros(len(video), ROW)
     rows["index"], rows["video"] = np.arange(len(video)), video
-    strides = clip.strides(store)
+    strides, before = clip.strides(store), frames_before(clip, anchor)
     for v in np.unique(video):
         at = np.flatnonzero(video == v)
-        rows["start"][at] = store.frames_at(int(v), t_ms[at]) - (clip.frames - 1) // 2 * strides[v]
+        rows["start"][at] = store.frames_at(int(v), t_ms[at]) - before * strides[v]
     split_names = [name or "" for name in store.videos[f"split_{split}"]]
     return LabelledClips(
         rows=rows,
         t_ms=t_ms,
-        label=label.astype(np.int64),
+        label=label,
         classes=list(tasks[task]["classes"]),
         case=store.videos["case"][video].astype(str),
         split=np.array(split_names)[video],
@@ -115,6 +128,7 @@ def features(
     *,
     batch_size: int = 16,
     workers: int = 2,
+    augment: Augmentation = CENTRE,
 ) -> dict[str, Float[np.ndarray, "n d"]]:
     """float32 features (n, d) of every encoder; each clip is decoded once.
 
@@ -126,7 +140,7 @@ def features(
 
         def load(first: int) -> list:
             chosen = np.arange(first, first + batch_size).clip(max=len(clips) - 1)
-            return [pool.submit(decode_clip, store, clips.rows[i], clip) for i in chosen]
+            return [pool.submit(decode_clip, store, clips.rows[i], clip, augment) for i in chosen]
 
         firsts = range(0, len(clips), batch_size)
         ahead = load(0) if len(clips) else []

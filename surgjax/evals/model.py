@@ -1,7 +1,8 @@
 """What an evaluation receives: functions from numpy to numpy, whatever framework is behind."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,6 +22,9 @@ class Model:
         None leaves that floor out.
       reconstruct: batch {"video", "index"} -> {"masked" (b m) int, "prediction" (b m 1536),
         "mean", "std" (b m 3)}; None for models that reconstruct nothing.
+      classify: video uint8 (b t h w c) -> float32 (b k) probabilities of the trained head, the
+        classes of all its tasks side by side; None for models without one.
+      labels: task -> {"kind", "classes"} of that head, in the order of its columns.
       name: row title in tables.
     """
 
@@ -31,6 +35,8 @@ class Model:
         None
     )
     reconstruct: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
+    classify: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b k"]] | None = None
+    labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str = "pretrained"
 
     def saw(self, cases: Iterable[str]) -> str:

@@ -45,7 +45,7 @@ def card(meta: Mapping[str, Any], usage: str, parity: str) -> str:
 # Surgical video transformer, ViT-{size}
 
 A video transformer (ViT-{size}, {frames} frames of {side} x {side} pixels, cubes of 2 x 16 x 16),
-trained on surgical video without labels. Objective `{facts["objective"]}`, step {facts["step"]}.
+trained on surgical video {_labels(config)}. Objective `{facts["objective"]}`, step {facts["step"]}.
 
 ## How to load
 
@@ -62,9 +62,9 @@ in seconds where it ends in s), pixels normalised with ImageNet's mean and devia
 
 ## Intended use
 
-Features for research on surgical and endoscopic video: fine-tuning, probing, retrieval. The model
-gives no diagnosis. It has not been tested on patients, devices or hospitals other than those it was
-trained on.
+{_intended(config)} for research on surgical and endoscopic
+video. The model gives no diagnosis. It has not been tested on patients, devices or hospitals other
+than those it was trained on.
 
 **Not a medical device.** It must not be used for the care of patients or to guide an operation.
 
@@ -127,13 +127,25 @@ The weights have seen: {", ".join(model.pretrained_on)}.
 """
 
 
+def _labels(config: Mapping[str, Any]) -> str:
+    tasks = config["objective"].get("labels")
+    return f"with labels of {', '.join(tasks)}" if tasks else "without labels"
+
+
+def _intended(config: Mapping[str, Any]) -> str:
+    if config["objective"].get("labels"):
+        return "Recognition of these classes, and further fine-tuning,"
+    return "Features (fine-tuning, probing, retrieval)"
+
+
 def _front_matter(meta: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     name = facts["licence"]
     head: dict[str, Any] = {"license": HUB_NAMES.get(name, "other")}
     if name not in HUB_NAMES:
         head["license_name"] = name
     head["library_name"] = "transformers"
-    head["pipeline_tag"] = "feature-extraction"
+    is_classifier = bool(meta["config"]["objective"].get("labels"))
+    head["pipeline_tag"] = "video-classification" if is_classifier else "feature-extraction"
     head["tags"] = ["surgery", "endoscopy", "jax", "video", TAG]
     start = meta.get("init_from") or {}
     if str(start.get("source", "")).count("/") == 1:  # a name on the hub

@@ -151,6 +151,9 @@ def to_ours(
         if row.part not in wanted_parts:
             left_out.setdefault(row.part, set()).update(names)
             used |= names
+        elif row.ours not in wanted and layers and _matches(row.ours, allow):
+            left_out.setdefault(row.ours, set()).update(names)
+            used |= names
         elif row.ours in wanted and layers and not any(layer.lacking for layer in layers.values()):
             params[row.ours] = _assemble(row, layers, source)
             used |= names

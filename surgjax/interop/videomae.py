@@ -6,6 +6,7 @@ fixed one-dimensional positions, which are no tensors, and a decoder norm with e
 """
 
 import importlib.util
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -274,8 +275,15 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
     }
 
 
-def usage(frames: int) -> str:
-    """Code that loads an exported folder, for its card."""
+def usage(frames: int, has_head: bool = False) -> str:
+    """Code that loads an exported folder, for its card; of a classifier or of an encoder."""
+    if has_head:
+        return f"""from transformers import AutoImageProcessor, VideoMAEForVideoClassification
+
+processor = AutoImageProcessor.from_pretrained(folder)
+model = VideoMAEForVideoClassification.from_pretrained(folder).eval()
+clip = processor(list(frames), return_tensors="pt")  # {frames} RGB frames (height, width, 3), uint8
+scores = model(**clip).logits[0]  # model.config.id2label names them"""
     return f"""from transformers import AutoImageProcessor, VideoMAEModel
 
 processor = AutoImageProcessor.from_pretrained(folder)
@@ -297,15 +305,25 @@ def reference(folder: Path, video: np.ndarray, masked: np.ndarray | None) -> dic
       masked: (b m) positions to predict, ascending; None for an encoder alone.
 
     Returns:
-      tokens (b n d); with `masked` also logits (b m 1536) and the scalar loss. float32.
+      tokens (b n d); with `masked` also logits (b m 1536) and the scalar loss; of a classifier
+      logits (b classes) alone. float32.
     """
     import torch
-    from transformers import VideoMAEForPreTraining, VideoMAEModel, utils
+    from transformers import (
+        VideoMAEForPreTraining,
+        VideoMAEForVideoClassification,
+        VideoMAEModel,
+        utils,
+    )
 
     utils.logging.disable_progress_bar()
     pixels = (video.astype(np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
     pixels = torch.from_numpy(pixels.transpose(0, 1, 4, 2, 3).copy())
     with torch.no_grad():
+        config = json.loads((folder / "config.json").read_text())
+        if public.architecture(config) == "VideoMAEForVideoClassification":
+            classifier = VideoMAEForVideoClassification.from_pretrained(folder).eval()
+            return {"logits": classifier(pixels).logits.numpy()}
         if masked is None:
             model = VideoMAEModel.from_pretrained(folder).eval()
             return {"tokens": model(pixels).last_hidden_state.numpy()}
@@ -316,6 +334,23 @@ def reference(folder: Path, video: np.ndarray, masked: np.ndarray | None) -> dic
         out = model(pixels, bool_masked_pos=torch.from_numpy(hidden))
     made = {"tokens": tokens, "logits": out.logits, "loss": out.loss}
     return {name: tensor.numpy() for name, tensor in made.items()}
+
+
+def labels(objective) -> dict[str, Any]:
+    """Names of a classifier's columns; with several tasks, the task stands before the class."""
+    several = len(objective.labels) > 1
+    names = [
+        f"{task}: {name}" if several else name
+        for task, about in objective.labels.items()
+        for name in about["classes"]
+    ]
+    kinds = {about["kind"] for about in objective.labels.values()}
+    one = not several and kinds == {"one_of_n"}
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": f"{'single' if one else 'multi'}_label_classification",
+    }
 
 
 def _config(objective, params: Flat) -> dict[str, Any]:
@@ -342,11 +377,13 @@ def _config(objective, params: Flat) -> dict[str, Any]:
         "initializer_range": 0.02,
         "qkv_bias": True,  # transformers 4
         "qv_bias": True,  # transformers 5
-        "use_mean_pooling": False,  # True would drop the final norm
+        "use_mean_pooling": not encoder.has_final_norm,  # True drops the final norm
         "norm_pix_loss": True,
         "dtype": "float32",
         "torch_dtype": "float32",
     }
+    if "head/classifier/kernel" in params:
+        config |= {"architectures": ["VideoMAEForVideoClassification"]} | labels(objective)
     if "decoder/mask_token" in params:
         decoder = objective.decoder
         config |= {

@@ -1,5 +1,6 @@
 """What turns a clip's tokens into class scores: mean pooling or attention, then one linear map."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import truncated_normal, zeros
@@ -16,6 +17,7 @@ class MeanPool(nnx.Module):
     Args:
       norm: without it, the linear probe: the map alone.
       norm_eps: 1e-5 is what the public PyTorch class has.
+      dropout: share of channels dropped before the map while training.
       init_scale: factor on the fresh kernel, 0.001 in VideoMAE's scripts.
     """
 
@@ -26,18 +28,26 @@ class MeanPool(nnx.Module):
         *,
         norm: bool = True,
         norm_eps: float = 1e-5,
+        dropout: float = 0.0,
         init_scale: float = 1e-3,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.has_norm = norm
+        self.has_norm, self.dropout = norm, dropout
         if norm:
             self.norm = LayerNorm(width, eps=norm_eps, dtype=dtype, rngs=rngs)
         self.classifier = _classifier(width, classes, init_scale, dtype, rngs)
 
-    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b classes"]:
+    def __call__(
+        self, tokens: Float[Array, "b n d"], rng: jax.Array | None = None
+    ) -> Float[Array, "b classes"]:
+        """`rng` is one key per sample for dropout, or None in evaluation."""
         x = tokens.mean(axis=1)
-        return self.classifier(self.norm(x) if self.has_norm else x).astype(jnp.float32)
+        x = self.norm(x) if self.has_norm else x
+        if self.dropout and rng is not None:
+            keep = lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:])  # noqa: E731
+            x = jnp.where(jax.vmap(keep)(rng), x / (1 - self.dropout), 0).astype(x.dtype)
+        return self.classifier(x).astype(jnp.float32)
 
 
 class AttentivePool(nnx.Module):
@@ -77,7 +87,10 @@ class AttentivePool(nnx.Module):
         self.classifier = _classifier(width, classes, init_scale, dtype, rngs)
         self.dtype = jnp.dtype(dtype)
 
-    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b classes"]:
+    def __call__(
+        self, tokens: Float[Array, "b n d"], rng: jax.Array | None = None
+    ) -> Float[Array, "b classes"]:
+        """`rng` changes nothing: no part of this head is random."""
         return self.classifier(self.pool(tokens)).astype(jnp.float32)
 
     def pool(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b d"]:

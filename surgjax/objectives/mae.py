@@ -41,6 +41,8 @@ class Objective(nnx.Module):
     ema_of = None
     make_teacher = None
     from_stores = None
+    init_allow = ()
+    batch_extras: Mapping[str, Any] = {}  # name -> (shape of a row, dtype), besides video and index
 
     def __init__(
         self,
