@@ -135,12 +135,14 @@ def reexport(
     _check_out(out)
     model = interop.load(source)
     module = interop.find_format(format or model.family)
-    if module.MODEL_TYPE and module.__name__.rsplit(".", 1)[-1] != model.family:
+    if module.MODEL_TYPE and module.MODEL_TYPE != model.config.get("model_type"):
         raise UserError(
             f"{source} is a {model.family} model and cannot become {format}; leave --format out, "
             f"or name a layout of the same network"
         )
     tensors = from_ours(module.TABLE, flatten(model.params))
+    if hasattr(module, "outside_names"):
+        tensors = module.outside_names(tensors, model.config)
     own = ("licence", "pretrained_on")
     metadata = {"surgjax": json.dumps({k: model.provenance[k] for k in own}, sort_keys=True)}
 
@@ -150,7 +152,8 @@ def reexport(
         if module.MODEL_TYPE:
             config = {k: v for k, v in model.config.items() if k not in UNWRITTEN}
             (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-            for name in sorted(BESIDE & {f.name for f in source.iterdir()}):
+            found = {f.name for f in source.iterdir()} if source.is_dir() else set()
+            for name in sorted(BESIDE & found):
                 shutil.copyfile(source / name, partial / name)
             parity = _compare_public(partial, model, module)
         text = card.public_card(model, _parity_sentence(parity))

@@ -27,7 +27,7 @@ DTYPES = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?",
 }  # fmt: skip
 # Where training programs keep the model inside a .pth, in the order they are tried.
-MODEL_KEYS = ("model", "module", "encoder", "teacher", "state_dict")
+MODEL_KEYS = ("model", "module", "encoder", "teacher", "state_dict", "model_state")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 PIP_LINE = "pip install 'torch>=2.6' --index-url https://download.pytorch.org/whl/cpu"

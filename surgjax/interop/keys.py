@@ -27,13 +27,16 @@ class Transform:
 
 
 def joined_linear(*weights: np.ndarray) -> np.ndarray:
-    """PyTorch linears (out, in) -> one kernel (in, sum of out), columns in the order given."""
-    return np.concatenate([weight.T for weight in weights], axis=1)
+    """PyTorch linears (out, in) -> one kernel (in, sum of out), columns in the order given.
+
+    Their biases (out,) are joined alike.
+    """
+    return np.concatenate([weight.T for weight in weights], axis=-1)
 
 
 def split_linear(kernel: np.ndarray, count: int) -> Sequence[np.ndarray]:
     """Inverse of `joined_linear` for linears of equal size."""
-    return [part.T for part in np.split(kernel, count, axis=1)]
+    return [part.T for part in np.split(kernel, count, axis=-1)]
 
 
 SAME = Transform(lambda x: x, lambda x, _: [x])
@@ -144,7 +147,7 @@ def to_ours(
             f"{source} holds no {' or '.join(sorted(wanted_parts))} that this format knows; found "
             f"{shortened(sorted(tensors))}; check that this is the right file"
         )
-    params, used, left_out = {}, set(), {}
+    params, used, left_out, allowed = {}, set(), {}, []
     for row in table.rows:
         layers = found[row.ours]
         names = {name for layer in layers.values() for name in layer.used}
@@ -157,12 +160,15 @@ def to_ours(
         elif row.ours in wanted and layers and not any(layer.lacking for layer in layers.values()):
             params[row.ours] = _assemble(row, layers, source)
             used |= names
+        elif row.ours not in wanted and names - used and _matches(row.ours, allow):
+            allowed.append(f"ignored: {row.ours} (allowed)")
+            used |= names
     absent = sorted(wanted_parts - held_parts)
     _refuse_missing(wanted - set(params), absent, table, found, source, allow)
     notes = [
         f"left out: {part} ({len(names)} tensors)" for part, names in left_out.items() if names
     ]
-    notes += _refuse_unused(set(tensors) - used, table, source, allow)
+    notes += allowed + _refuse_unused(set(tensors) - used, table, source, allow)
     notes += [f"fresh: {part} (not in {source})" for part in absent]
     fresh = sorted(wanted - set(params)) if expected is not None else []
     return Reading(params, fresh, notes)

@@ -89,6 +89,8 @@ def load(path: str | Path) -> Model:
             f"{path} is a weight file without config.json; expected a folder with one; such a file "
             f"starts a training run: --config.init_from={path}"
         )
+    if hasattr(module, "completed"):
+        config = module.completed(config, weights.tensors)
     notes = module.check_config(config, str(path))
     network = nnx.eval_shape(lambda: module.network(config, rngs=nnx.Rngs(0)))
     shapes = {name: leaf.shape for name, leaf in flatten(split(network)[1]).items()}

@@ -105,7 +105,8 @@ TABLE = Table(
 
 def recognises(names: Iterable[str]) -> bool:
     """True for tensor names of this layout, with or without the `videomae.` prefix."""
-    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names)
+    ends = [name.split("embeddings.", 1)[-1] for name in names if "embeddings." in name]
+    return "patch_embeddings.projection.weight" in ends and "cls_token" not in ends
 
 
 def canonical(tensors: Flat) -> dict[str, np.ndarray]:

@@ -1,22 +1,43 @@
-"""The image transformer with a class token (ViT, arXiv 2010.11929; as in MAE, arXiv 2111.06377)."""
+"""Image transformers with a class token: ViT (arXiv 2010.11929; as in MAE, arXiv 2111.06377),
+DINOv2 (arXiv 2304.07193) and DINOv3 (arXiv 2508.10104)."""
+
+from collections.abc import Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from surgjax.errors import UserError
-from surgjax.models.layers import Block, LayerNorm, Linear, remat_policy, run_stack, stack
+from surgjax.errors import UserError, nearest
+from surgjax.models.image_positions import half_rotation, resampled
+from surgjax.models.layers import (
+    Block,
+    LayerNorm,
+    Linear,
+    QkvBias,
+    Rotation,
+    remat_policy,
+    run_stack,
+    stack,
+)
 from surgjax.models.video_vit import size_of
+
+Grid = tuple[int, int]
 
 
 class ImageViT(nnx.Module):
-    """Tokens of pictures: the class token, then patches in raster order.
+    """Tokens of pictures: the class token, registers, then patches in raster order.
 
     Args:
-      size: a name of `video_vit.SIZES`.
-      image_size: of the pictures, which are square. patch: pixels a side.
+      size: a name of `video_vit.SIZES`, or (width, blocks, heads).
+      image_size: of the square pictures that learned positions are for. patch: pixels a side.
+      positions: "learned", resampled for pictures of another size, or "rotary" (DINOv3).
+      antialias: of that resampling; DINOv2 with registers has it.
+      registers: tokens beside the class token that stand for no place (arXiv 2309.16588).
+      qkv_bias, layer_scale, activation, gated_mlp: as in `layers.Block`.
+      mlp_width: of the hidden layer; by default four times the width.
       final_norm: a norm after the last block; MAE-style teachers are read without it.
       layer_norm_eps: of all norms.
       remat, unroll: see `layers.run_stack`.
@@ -28,10 +49,18 @@ class ImageViT(nnx.Module):
 
     def __init__(
         self,
-        size: str,
+        size: str | Sequence[int],
         image_size: int,
         *,
         patch: int = 16,
+        positions: Literal["learned", "rotary"] = "learned",
+        antialias: bool = False,
+        registers: int = 0,
+        qkv_bias: QkvBias = "all",
+        layer_scale: float | None = None,
+        mlp_width: int | None = None,
+        activation: str = "gelu",
+        gated_mlp: bool = False,
         final_norm: bool = True,
         layer_norm_eps: float = 1e-6,
         remat: str = "none",
@@ -39,21 +68,37 @@ class ImageViT(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.width, depth, heads, *_ = size_of(size)
+        self.width, depth, heads = dimensions(size)
         if image_size < patch or image_size % patch:
             raise UserError(f"pictures of {image_size} pixels do not divide into {patch}-patches")
-        self.patch, self.side = patch, image_size // patch
+        if positions not in ("learned", "rotary"):
+            hint = nearest(positions, ("learned", "rotary"))
+            raise UserError(f"image positions are {positions!r}{hint}; choose learned or rotary")
+        self.patch, self.side, self.prefix = patch, image_size // patch, 1 + registers
+        self.is_rotary, self.antialias = positions == "rotary", antialias
         self.remat, self.unroll = remat, unroll
         self.dtype = jnp.dtype(dtype)
         remat_policy(remat)  # an unknown name fails here
+        draw = lambda *shape: nnx.Param(normal(0.02)(rngs.params(), shape, jnp.float32))  # noqa: E731
         self.embed = Linear(3 * patch**2, self.width, dtype=dtype, rngs=rngs)
-        self.cls_token = nnx.Param(normal(0.02)(rngs.params(), (1, 1, self.width), jnp.float32))
-        shape = (1, 1 + self.side**2, self.width)
-        self.positions = nnx.Param(normal(0.02)(rngs.params(), shape, jnp.float32))
+        self.cls_token = draw(1, 1, self.width)
+        if registers:
+            self.registers = draw(1, registers, self.width)
+        if not self.is_rotary:
+            self.positions = draw(1, 1 + self.side**2, self.width)
 
         def make(rngs):
             return Block(
-                self.width, heads, eps=layer_norm_eps, qkv_bias="all", dtype=dtype, rngs=rngs
+                self.width,
+                heads,
+                mlp_ratio=(mlp_width or 4 * self.width) / self.width,
+                eps=layer_norm_eps,
+                qkv_bias=qkv_bias,
+                layer_scale=layer_scale,
+                activation=activation,
+                gated_mlp=gated_mlp,
+                dtype=dtype,
+                rngs=rngs,
             )
 
         self.blocks = stack(make, depth, rngs)
@@ -61,11 +106,71 @@ class ImageViT(nnx.Module):
             self.norm = LayerNorm(self.width, eps=layer_norm_eps, dtype=dtype, rngs=rngs)
         self.has_final_norm = final_norm
 
-    def __call__(self, patches: Float[Array, "b n values"]) -> Float[Array, "b _ d"]:
-        """(b, 1 + n, d) tokens of normalised pictures, cut by `video_vit.tubelets` (1, p, p)."""
-        positions = self.positions[...].astype(self.dtype)
-        x = self.embed(patches) + positions[:, 1:]
-        first = self.cls_token[...].astype(self.dtype) + positions[:, :1]
-        x = jnp.concatenate([jnp.broadcast_to(first, (len(x), 1, self.width)), x], axis=1)
-        x = run_stack(self.blocks, x, remat=self.remat, unroll=self.unroll)
+    def __call__(
+        self, patches: Float[Array, "b n values"], grid: Grid | None = None
+    ) -> Float[Array, "b _ d"]:
+        """(b, prefix + n, d) tokens of normalised pictures, cut by `video_vit.tubelets` (1, p, p).
+
+        `grid` is rows and columns of patches, by default those of `image_size`.
+        """
+        return self.encode(self.embed(patches), grid)
+
+    def encode(
+        self,
+        x: Float[Array, "b n d"],
+        grid: Grid | None = None,
+        keep: Int[Array, "b k"] | None = None,
+    ) -> Float[Array, "b _ d"]:
+        """`__call__` for patches that are already embedded; with `keep`, those k alone are seen.
+
+        Raises:
+          UserError: `keep` with rotary positions, which no public class has.
+        """
+        grid = grid or (self.side, self.side)
+        first = self.cls_token[...].astype(self.dtype)
+        if not self.is_rotary:
+            positions = self.position_table(grid).astype(self.dtype)
+            x, first = x + positions[:, 1:], first + positions[:, :1]
+        if keep is not None:
+            x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
+        prefix = [first]
+        if self.prefix > 1:
+            prefix.append(self.registers[...].astype(self.dtype))
+        prefix = [jnp.broadcast_to(token, (len(x), *token.shape[1:])) for token in prefix]
+        x = jnp.concatenate([*prefix, x], axis=1)
+        x = run_stack(
+            self.blocks, x, remat=self.remat, unroll=self.unroll, rotate=self._rotation(grid, keep)
+        )
         return self.norm(x) if self.has_final_norm else x
+
+    def position_table(self, grid: Grid) -> Float[Array, "1 _ d"]:
+        """Learned positions of the class token and of a grid of patches."""
+        table = self.positions[...]
+        if grid == (self.side, self.side):
+            return table
+        patches = table[0, 1:].reshape(self.side, self.side, self.width)
+        patches = resampled(patches, grid, antialias=self.antialias)
+        return jnp.concatenate([table[:, :1], patches.reshape(1, -1, self.width)], axis=1)
+
+    def _rotation(self, grid: Grid, keep: Int[Array, "b k"] | None) -> Rotation | None:
+        if not self.is_rotary:
+            return None
+        if keep is not None:
+            raise UserError("rotary positions know whole pictures; expected keep=None")
+        head_width = self.width // self.blocks.attention.heads
+        return half_rotation(grid, head_width, prefix=self.prefix)
+
+
+def dimensions(size: str | Sequence[int]) -> tuple[int, int, int]:
+    """(width, blocks, heads) of a name, or of three numbers.
+
+    Raises:
+      UserError: unknown name, or not three numbers.
+    """
+    if isinstance(size, str):
+        width, depth, heads, *_ = size_of(size)
+        return width, depth, heads
+    if len(size) != 3:
+        raise UserError(f"size is {tuple(size)}; expected a name, or (width, blocks, heads)")
+    width, depth, heads = size
+    return width, depth, heads

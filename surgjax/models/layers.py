@@ -35,6 +35,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
 }
 Rotation = Callable[[jax.Array], jax.Array]  # (b n heads hd) -> the same, turned by position
+QkvBias = Literal["all", "qv", "qkv", ""]
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -116,8 +117,8 @@ class LayerNorm(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention; one fused kernel with columns q | k | v.
 
-    `qkv_bias` is "qv" (VideoMAE: two vectors, none for k) or "all" (image transformers: one vector
-    beside the fused kernel).
+    `qkv_bias` is "all" (image transformers: one vector beside the fused kernel), or the letters
+    that have a vector of their own: "qv" (VideoMAE, DINOv3), "qkv", or "" for none.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Attention(nnx.Module):
         width: int,
         heads: int,
         *,
-        qkv_bias: Literal["qv", "all"] = "qv",
+        qkv_bias: QkvBias = "qv",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -133,9 +134,9 @@ class Attention(nnx.Module):
             raise UserError(f"a width of {width} does not divide into {heads} attention heads")
         bias = zeros if qkv_bias == "all" else None
         self.qkv = Linear(width, 3 * width, bias=bias, dtype=dtype, rngs=rngs)
-        if qkv_bias == "qv":
-            self.q_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
-            self.v_bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+        self.biased = "" if qkv_bias == "all" else qkv_bias
+        for letter in self.biased:
+            setattr(self, f"{letter}_bias", nnx.Param(jnp.zeros((width,), jnp.float32)))
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.dtype = jnp.dtype(dtype)
@@ -150,10 +151,10 @@ class Attention(nnx.Module):
         """`rotate` acts on queries and keys (rotary positions); where `mask` is False, no query
         sees the key (axes of extent 1 stand for all)."""
         qkv = self.qkv(x)
-        if not self.qkv.has_bias:
-            q_bias, v_bias = self.q_bias[...], self.v_bias[...]
-            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
-            qkv += bias.astype(self.dtype)
+        if self.biased:
+            absent = jnp.zeros((x.shape[-1],), jnp.float32)
+            parts = [getattr(self, f"{c}_bias")[...] if c in self.biased else absent for c in "qkv"]
+            qkv += jnp.concatenate(parts).astype(self.dtype)
         qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         if rotate is not None:
@@ -203,7 +204,7 @@ class Block(nnx.Module):
         *,
         mlp_ratio: float = 4.0,
         eps: float,
-        qkv_bias: Literal["qv", "all"] = "qv",
+        qkv_bias: QkvBias = "qv",
         layer_scale: float | None = None,
         activation: str = "gelu",
         gated_mlp: bool = False,
