@@ -124,6 +124,8 @@ def canonical(tensors: Flat) -> dict[str, np.ndarray]:
         _part_bias(made, name)
     if not is_rotary:
         made["pos_embed"] = _with_class_position(made["pos_embed"])
+    elif "mask_token" in made:  # its own program has one axis less than the public class
+        made["mask_token"] = made["mask_token"].reshape(1, 1, -1)
     periods = made.pop("rope_embed.periods", None)
     if periods is not None:
         expected = 100.0 ** (np.arange(len(periods)) / len(periods))
@@ -209,7 +211,7 @@ def config_of(tensors: Flat) -> dict[str, Any]:
     else:
         kind = "Dinov2Model" if registers is None else "Dinov2WithRegistersModel"
         # The public class computes a gated network's width from the ratio; 4 gives it back.
-        ratio = 4 if is_gated else hidden / width
+        ratio = 4 if is_gated else hidden // width
         config |= {"architectures": [kind], "mlp_ratio": ratio, "use_swiglu_ffn": is_gated}
     return config
 

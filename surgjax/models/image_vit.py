@@ -2,7 +2,6 @@
 DINOv2 (arXiv 2304.07193) and DINOv3 (arXiv 2508.10104)."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -53,7 +52,7 @@ class ImageViT(nnx.Module):
         image_size: int,
         *,
         patch: int = 16,
-        positions: Literal["learned", "rotary"] = "learned",
+        positions: str = "learned",
         antialias: bool = False,
         registers: int = 0,
         qkv_bias: QkvBias = "all",

@@ -82,3 +82,61 @@ def test_outputs_are_the_public_class_s_and_so_is_what_is_written_again(folder, 
     _, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert not info["mismatched_keys"]
+
+
+def test_pictures_of_the_learned_size_need_no_mask(tmp_path):
+    save(*CASES["dinov2_with_registers"], tmp_path)
+    pixels = {"pixel_values": np.random.default_rng(1).random((1, 28, 28, 3)).astype(np.float32)}
+    model = interop.load(tmp_path)
+    expected = public.reference(tmp_path, model.config, pixels)
+    for name, value in model.apply(**pixels).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
+
+
+def test_a_vit_without_its_pooler_is_loaded_without(tmp_path):
+    save(*CASES["vit"], tmp_path, add_pooling_layer=False)
+    model = interop.load(tmp_path)
+    assert set(model.apply(pixel_values=np.zeros((1, 28, 28, 3), np.float32))) == {
+        "last_hidden_state"
+    }
+
+
+@pytest.mark.parametrize("name", ["vit", "dinov2", "dinov2_with_registers", "dinov3"])
+def test_tensors_alone_tell_the_family(name, tmp_path):
+    from surgjax.interop.sources import open_outside
+
+    save(*CASES[name], tmp_path)
+    (tmp_path / "config.json").unlink()
+    found = open_outside(tmp_path / "model.safetensors").module
+    assert found.__name__ == f"surgjax.interop.{name}"
+
+
+@pytest.mark.parametrize(
+    "case, change, message",
+    [
+        ("vit", {"architectures": ["ViTForMaskedImageModeling"]}, "ViTModel or ViTForImageC"),
+        ("vit", {"hidden_act": "relu"}, "hidden_act='relu'; expected 'gelu' or"),
+        ("vit", {"image_size": [28, 14]}, r"image_size=\[28, 14\]; expected a square"),
+        ("dinov3", {"rope_theta": 10.0}, "rope_theta=10.0; expected 100.0"),
+        ("dinov3", {"query_bias": False}, "biases to v alone"),
+        ("dinov3", {"num_register_tokens": 4}, r"image_encoder/registers found \(1, 3, 24\)"),
+        ("dinov2", {"num_hidden_layers": 3}, "found width 24, 2 blocks, expected width 24, 3"),
+        ("vit_mae", {"architectures": ["ViTMAEForPreTraining"]}, "does not read; expected ViTMAE"),
+    ],
+)
+def test_settings_that_our_networks_lack_are_told(case, change, message, tmp_path):
+    save(*CASES[case], tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        interop.load(tmp_path)
+
+
+def test_pictures_of_the_wrong_size_are_told(tmp_path):
+    save(*CASES["vit"], tmp_path / "vit")
+    save(*CASES["dinov3"], tmp_path / "dinov3")
+    pictures = np.zeros((1, 30, 28, 3), np.float32)
+    with pytest.raises(UserError, match="30 x 28 pixels; this model has positions for 28 x 28"):
+        interop.load(tmp_path / "vit").apply(pixel_values=pictures)
+    with pytest.raises(UserError, match="30 x 28 pixels, which patches of 7 do not divide"):
+        interop.load(tmp_path / "dinov3").apply(pixel_values=pictures)
