@@ -25,7 +25,8 @@ from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store, open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
-from surgjax.interop.sources import init_params
+from surgjax.interop.sources import init_params, open_outside
+from surgjax.models.image_vit import dimensions
 from surgjax.optim import AdamW
 from surgjax.sharding import batch_sharding, state_shardings
 from surgjax.state import (
@@ -239,6 +240,49 @@ class Teacher:
     provenance: dict[str, Any] | None
 
 
+def with_teacher(cfg: ConfigDict) -> ConfigDict:
+    """The config with what the teacher's weights say of their network in `objective.teacher`.
+
+    Sizes and family are facts of a folder or file; fields that are set stay as they are.
+
+    Raises:
+      UserError: no image transformer, one that does not say its size, or another size than set.
+    """
+    teacher = to_dict(cfg.objective).get("teacher") or {}
+    weights = teacher.get("weights", "")
+    if weights in ("", "random"):
+        return cfg
+    outside = open_outside(Path(weights))
+    module, theirs = outside.module, outside.config
+    if not hasattr(module, "encoder_arguments"):
+        raise UserError(
+            f"objective.teacher.weights={weights} is a {module.__name__.rsplit('.', 1)[-1]} model; "
+            f"expected an image transformer (vit, vit_mae, dinov2, dinov3, timm); give another"
+        )
+    if not theirs and hasattr(module, "config_of"):
+        theirs = module.config_of(outside.weights.tensors)
+    if not theirs and not teacher.get("size"):
+        raise UserError(
+            f"objective.teacher.weights={weights} has no config.json beside it; expected the whole "
+            f"folder, or objective.teacher.size and what else differs from a ViT"
+        )
+    facts = module.encoder_arguments(theirs) if theirs else {}
+    asked, known = teacher.get("size"), 3 if outside.config else 2  # tensors do not tell heads
+    if asked and facts and dimensions(asked)[:known] != dimensions(facts["size"])[:known]:
+        words = ("width {}", "{} blocks", "{} heads")[:known]
+        found, expected = (
+            ", ".join(words).format(*dimensions(size)) for size in (facts["size"], asked)
+        )
+        raise UserError(
+            f"{weights} has another model size: objective.teacher.size found {found}, expected "
+            f"{expected}; leave objective.teacher.size empty or use another checkpoint"
+        )
+    given = {name: value for name, value in teacher.items() if value or name not in facts}
+    cfg = cfg.copy_and_resolve_references()
+    cfg.objective.teacher = ConfigDict({**facts, **given})
+    return cfg
+
+
 def load_teacher(cfg: ConfigDict, learner: Learner, mesh: Mesh) -> Teacher | None:
     """The teacher that the objective asks for, from `objective.teacher.weights`; None without one.
 
@@ -257,11 +301,11 @@ def load_teacher(cfg: ConfigDict, learner: Learner, mesh: Mesh) -> Teacher | Non
         return Teacher(module, draw(key), None)
     if not weights:
         raise UserError(
-            "objective.teacher.weights is empty; expected a file or folder with the image teacher "
-            "(timm's names, as EndoSSL's ViT-L), or 'random' to try things out"
+            "objective.teacher.weights is empty; expected a Hugging Face folder of a ViT, DINOv2 "
+            "or DINOv3, a file in timm's names (EndoSSL's ViT-L), or 'random' to try things out"
         )
     wanted = jax.tree.map(lambda x: x.shape, shapes)
-    allow = () if module.has_final_norm else ("norm.*",)
+    allow = () if module.has_final_norm else ("image_encoder/norm/*",)
     loaded = init_params(weights, expected={"image_encoder": wanted}, allow=allow)
     log.info("teacher: %s", loaded.report())
     params = jax.tree.map(place_array, loaded.params["image_encoder"], shardings)

@@ -40,6 +40,7 @@ def train(cfg: ConfigDict, workdir: Path, *, strict: bool = False) -> TrainState
     Ctrl-C, with everything saved.
     """
     config.check(cfg)
+    cfg = build.with_teacher(cfg)
     run = RunFolder(workdir) if jax.process_index() == 0 else None
     try:
         with StopSignal() as signal, ExitStack() as closing:

@@ -23,7 +23,8 @@ TASKS = {"phase": {"kind": "one_of_n", "classes": ["Preparation", "Dissection", 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
-VARIANTS += [("surgvista", "script"), ("finetune", "linear"), ("finetune", "attentive")]
+VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
+VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]
 
 
 @pytest.fixture(autouse=True)

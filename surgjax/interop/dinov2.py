@@ -103,7 +103,7 @@ def encoder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     made = vit.common_arguments(config, DEFAULTS) | {
         "registers": config.get("num_register_tokens", 4) if has_registers else 0,
         "antialias": has_registers,
-        "qkv_bias": "all" if config.get("qkv_bias", True) else "",
+        "qkv_bias": "all" if config.get("qkv_bias", True) else "none",
         "layer_scale": float(get("layerscale_value")),
         # Two thirds of the width, as a multiple of eight: a third map costs as much as that third.
         "mlp_width": (int(width * 2 / 3) + 7) // 8 * 8 if is_gated else width,

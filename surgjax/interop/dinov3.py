@@ -119,7 +119,7 @@ def _biased(config: Mapping[str, Any]) -> str:
             f"config.json gives biases to {', '.join(letters)} alone; expected q and v, all three, "
             f"or none; use another checkpoint"
         )
-    return letters
+    return letters or "none"
 
 
 class Network(ImageModel):

@@ -166,7 +166,7 @@ def encoder_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the `ImageViT` that computes what the public class does."""
     return common_arguments(config, DEFAULTS) | {
         "mlp_width": config.get("intermediate_size", DEFAULTS["intermediate_size"]),
-        "qkv_bias": "all" if config.get("qkv_bias", True) else "",
+        "qkv_bias": "all" if config.get("qkv_bias", True) else "none",
     }
 
 

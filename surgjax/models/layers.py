@@ -35,7 +35,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
 }
 Rotation = Callable[[jax.Array], jax.Array]  # (b n heads hd) -> the same, turned by position
-QkvBias = Literal["all", "qv", "qkv", ""]
+QkvBias = Literal["all", "qv", "qkv", "none"]
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
@@ -118,7 +118,7 @@ class Attention(nnx.Module):
     """Self-attention; one fused kernel with columns q | k | v.
 
     `qkv_bias` is "all" (image transformers: one vector beside the fused kernel), or the letters
-    that have a vector of their own: "qv" (VideoMAE, DINOv3), "qkv", or "" for none.
+    that have a vector of their own: "qv" (VideoMAE, DINOv3) or "qkv"; or "none".
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Attention(nnx.Module):
             raise UserError(f"a width of {width} does not divide into {heads} attention heads")
         bias = zeros if qkv_bias == "all" else None
         self.qkv = Linear(width, 3 * width, bias=bias, dtype=dtype, rngs=rngs)
-        self.biased = "" if qkv_bias == "all" else qkv_bias
+        self.biased = "" if qkv_bias in ("all", "none") else qkv_bias
         for letter in self.biased:
             setattr(self, f"{letter}_bias", nnx.Param(jnp.zeros((width,), jnp.float32)))
         self.out = Linear(width, width, dtype=dtype, rngs=rngs)

@@ -5,6 +5,7 @@ the hidden places; the encoder learns from both.
 """
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import jax
@@ -16,9 +17,11 @@ from jaxtyping import Array, Float, UInt8
 
 from surgjax import masking
 from surgjax.errors import UserError, nearest
-from surgjax.models.image_vit import ImageViT
-from surgjax.models.video_vit import VideoViT, size_of, tubelets
+from surgjax.models.image_vit import ImageViT, dimensions
+from surgjax.models.video_vit import VideoViT, tubelets
 from surgjax.objectives import mae
+
+PUBLISHED_TEACHER = "L"  # EndoSSL's
 
 
 class Objective(mae.Objective):
@@ -29,12 +32,13 @@ class Objective(mae.Objective):
       feature_decoder_depth: blocks of the second decoder.
       pixel_weight, feature_weight: of the two losses.
       beta: where the smooth L1 loss turns from a parabola into a line.
-      normalise_features: layer norm without parameters on the targets. The published weight of
-        0.05 belongs to the raw scale of a teacher without a final norm; teachers that have one
-        (DINOv2, DINOv3) need it.
-      teacher: of the frozen network: size, final_norm, layer_norm_eps and patch as in `ImageViT`;
-        resample, frames resized where its patch is another; weights, a file or folder, or "random"
-        for a network drawn from the seed.
+      normalise_features: layer norm without parameters on the targets: "yes", "no", or "auto". The
+        published weight of 0.05 belongs to the raw scale of a teacher read without a final norm;
+        "auto" normalises those of a teacher that is read after one (DINOv2, DINOv3).
+      teacher: of the frozen network: arguments of `ImageViT`, where empty and 0 mean its default;
+        weights, a file or folder, or "random" for a network drawn from the seed; resample, frames
+        resized where its patch is another; final_norm, "yes", "no", or "auto": of a network with
+        layer scale (DINOv2, DINOv3), as these are read, others without, as in the paper.
 
     Raises:
       UserError: a value that does not fit, naming the field.
@@ -53,7 +57,7 @@ class Objective(mae.Objective):
         pixel_weight: float = 1.0,
         feature_weight: float = 0.05,
         beta: float = 1.0,
-        normalise_features: bool = False,
+        normalise_features: str = "auto",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -70,13 +74,16 @@ class Objective(mae.Objective):
         )
         if beta <= 0:
             raise UserError(f"objective.beta is {beta}; choose above 0")
-        self.weights = (pixel_weight, feature_weight)
-        self.beta, self.normalise_features = beta, normalise_features
-        self.teacher = tuple(sorted(teacher_arguments(teacher, self.encoder).items()))
+        self.weights, self.beta = (pixel_weight, feature_weight), beta
+        arguments = teacher_arguments(teacher, self.encoder)
+        self.teacher = tuple(sorted(arguments.items()))
+        self.normalise_features = chosen(
+            "objective.normalise_features", normalise_features, auto=arguments["final_norm"]
+        )
         self.feature_decoder = mae.decoder_of(
             self.encoder,
             encoder,
-            size_of(teacher["size"]).width,
+            dimensions(arguments["size"])[0],
             depth=feature_decoder_depth,
             width=None,
             heads=None,
@@ -124,12 +131,12 @@ class Objective(mae.Objective):
         frames = video[:, :: self.encoder.patch[0]]
         frames = frames.reshape(-1, 1, *frames.shape[2:])
         if teacher.patch != self.encoder.patch[1]:
-            side = teacher.side * teacher.patch
-            shape = (*frames.shape[:2], side, side, 3)
+            sides = height * teacher.patch, width * teacher.patch
+            shape = (*frames.shape[:2], *sides, 3)
             resized = jax.image.resize(frames.astype(jnp.float32), shape, "bilinear")
             frames = jnp.round(resized).astype(jnp.uint8)
         patches = mae.standardise(tubelets(frames, (1, teacher.patch, teacher.patch)))
-        tokens = teacher(patches)[:, 1:].astype(jnp.float32)
+        tokens = teacher(patches, (height, width))[:, teacher.prefix :].astype(jnp.float32)
         tokens = tokens.reshape(len(video), time * height * width, -1)
         if self.normalise_features:
             tokens = tokens - tokens.mean(axis=-1, keepdims=True)
@@ -139,10 +146,8 @@ class Objective(mae.Objective):
     def flops_per_clip(self) -> float:
         """As in the masked autoencoder, with the second decoder; the teacher runs forward only."""
         teacher = nnx.eval_shape(lambda: self.make_teacher(nnx.Rngs(0)))
-        patches = teacher.side**2
-        values, width = teacher.embed.kernel.shape
-        picture = 2 * patches * values * width + mae.block_flops(teacher, 1 + patches)
         feature_decoder = mae.decoder_flops(self.feature_decoder, self.kept, self.hidden)
+        picture = picture_flops(teacher, self.encoder.grid[1] * self.encoder.grid[2])
         return super().flops_per_clip() + 3.0 * feature_decoder + self.encoder.grid[0] * picture
 
 
@@ -152,24 +157,47 @@ def teacher_arguments(teacher: Mapping[str, Any], encoder: VideoViT) -> dict[str
     Raises:
       UserError: an unknown field, or another patch size without `resample`.
     """
-    known = ("size", "weights", "final_norm", "layer_norm_eps", "patch", "resample")
+    parameters = signature(ImageViT.__init__).parameters
+    known = [name for name in parameters if name not in ("self", "unroll", "dtype", "rngs")]
+    known += ["weights", "resample"]
     for name in teacher:
         if name not in known:
             raise UserError(
                 f"objective.teacher has no field {name!r}{nearest(name, known)}; "
                 f"choose from {', '.join(known)}"
             )
-    if "size" not in teacher:
-        raise UserError("objective.teacher.size must be given, as the size of its weights")
-    patch = teacher.get("patch", encoder.patch[1])
-    if patch != encoder.patch[1] and not teacher.get("resample"):
+    given = {name: value for name, value in teacher.items() if value or value is False}
+    is_resampled = given.pop("resample", False)
+    given.pop("weights", None)
+    size = given.pop("size", PUBLISHED_TEACHER)
+    patch = given.setdefault("patch", encoder.patch[1])
+    if patch != encoder.patch[1] and not is_resampled:
         raise UserError(
             f"objective.teacher.patch is {patch} and the encoder's is {encoder.patch[1]}, so their "
             f"tokens do not lie on the same places; set objective.teacher.resample=True to show "
             f"the teacher frames of {encoder.grid[1] * patch} pixels"
         )
-    given = {name: teacher[name] for name in known[2:4] if name in teacher}
-    return given | {"size": teacher["size"], "patch": patch, "image_size": encoder.grid[1] * patch}
+    given.setdefault("image_size", encoder.grid[1] * patch)
+    given["final_norm"] = chosen(
+        "objective.teacher.final_norm", given.get("final_norm", "auto"), auto="layer_scale" in given
+    )
+    return given | {"size": size if isinstance(size, str) else tuple(size)}
+
+
+def chosen(field: str, value: str, *, auto: bool) -> bool:
+    """True for "yes", False for "no", `auto` for "auto". Raises UserError for another value."""
+    if value not in ("auto", "yes", "no"):
+        raise UserError(f"{field} is {value!r}; choose auto, yes or no")
+    return auto if value == "auto" else value == "yes"
+
+
+def picture_flops(teacher: ImageViT, patches: int) -> int:
+    """Operations of the teacher on one picture, forward; matrix products alone."""
+    tokens, (depth, width, _) = teacher.prefix + patches, teacher.blocks.attention.out.kernel.shape
+    mlp = teacher.blocks.mlp
+    maps = (3 if mlp.gated else 2) * 2 * tokens * width * mlp.up.kernel.shape[-1]
+    blocks = depth * (8 * tokens * width**2 + 4 * tokens**2 * width + maps)
+    return 2 * patches * teacher.embed.kernel.shape[0] * width + blocks
 
 
 def smooth_l1(error: Float[Array | np.ndarray, "*n"], beta: float) -> Float[Array, "*n"]:

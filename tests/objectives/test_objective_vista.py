@@ -1,3 +1,7 @@
+import json
+import runpy
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +9,7 @@ import pytest
 from flax import nnx
 from runs import losses, same, tiny
 
+from surgjax import build as run_parts
 from surgjax import masking, objectives, sharding
 from surgjax.checkpoint import read_params
 from surgjax.errors import UserError
@@ -15,11 +20,12 @@ from surgjax.interop.keys import from_ours
 from surgjax.models import posemb
 from surgjax.models.video_vit import tubelets
 from surgjax.objectives import mae
-from surgjax.state import flatten, split
+from surgjax.state import flatten, rebuild, split
 from surgjax.train import train
 
-TEACHER = dict(weights="random", size="T", final_norm=False)
-TINY = dict(frames=4, size=48, encoder=dict(size="T"), mask_ratio=0.7, teacher=TEACHER)
+ROOT = Path(__file__).resolve().parents[2]
+TEACHER = dict(weights="random", size=(128, 2, 2))
+TINY = dict(frames=4, size=48, encoder=dict(size="two blocks"), mask_ratio=0.7, teacher=TEACHER)
 
 
 def build(**changes):
@@ -86,6 +92,38 @@ def test_loss_against_float64(objective, teacher, batch):
     assert float(loss) == pytest.approx(float(expected), rel=1e-6) and loss.dtype == jnp.float32
 
 
+def test_teachers_with_a_final_norm_have_their_tokens_normalised(batch):
+    """DINOv2 and DINOv3 are read after their norm, others before it; a user may choose."""
+    plain, dino = dict(TEACHER), TEACHER | {"layer_scale": 1.0, "registers": 2}
+    for teacher, normalise, expected in (
+        (plain, "auto", (False, False)),
+        (plain | {"final_norm": "yes"}, "auto", (True, True)),
+        (dino, "auto", (True, True)),
+        (dino, "no", (True, False)),
+        (dino | {"final_norm": "no"}, "auto", (False, False)),
+    ):
+        objective = build(teacher=teacher, normalise_features=normalise)
+        found = nnx.eval_shape(lambda made=objective: made.make_teacher(nnx.Rngs(0)))
+        assert (found.has_final_norm, objective.normalise_features) == expected
+    assert found.prefix == 3
+    features = objective.features(objective.make_teacher(nnx.Rngs(7)), batch["video"])
+    assert features.shape == (3, 2 * 3 * 3, 128)  # patches alone
+
+
+def test_settings_of_the_config_have_the_published_shares():
+    """Cholecystectomy in the paper's growing settings, and 3.55 million frames in all."""
+    config = ROOT / "configs" / "surgvista.py"
+    values = runpy.run_path(str(config))
+    clips, frames = values["_clips"], values["FRAMES"]
+    gallbladders = sum(frames[name] for name in ("cholec80", "m2cai16_workflow", "heichole"))
+    assert clips("B") == gallbladders and clips("E") == 3_552_777
+    assert gallbladders / clips("C") == pytest.approx(0.473, abs=5e-4)
+    assert gallbladders / clips("D") == pytest.approx(0.174, abs=5e-4)
+    cfg = values["get_config"]("B")
+    assert cfg.data.stores == "stores/cholec80,stores/m2cai16_workflow,stores/heichole"
+    assert cfg.total_steps == 200 * gallbladders // 512
+
+
 def test_smooth_l1_is_torchs():
     torch = pytest.importorskip("torch")
     from surgjax.objectives.vista import smooth_l1
@@ -99,7 +137,7 @@ def test_smooth_l1_is_torchs():
 
 
 def test_normalised_features_have_unit_scale(batch):
-    objective = build(normalise_features=True)
+    objective = build(normalise_features="yes")
     features = np.asarray(objective.features(objective.make_teacher(nnx.Rngs(7)), batch["video"]))
     np.testing.assert_allclose(features.mean(axis=-1), 0, atol=1e-5)
     np.testing.assert_allclose(features.std(axis=-1), 1, atol=1e-3)
@@ -110,14 +148,15 @@ def test_a_teacher_of_another_patch_needs_frames_of_another_size(batch):
         build(teacher=TEACHER | {"patch": 14})
     objective = build(teacher=TEACHER | {"patch": 14, "resample": True})
     teacher = objective.make_teacher(nnx.Rngs(7))
-    assert teacher.side == 3 and objective.features(teacher, batch["video"]).shape == (3, 18, 192)
+    assert teacher.side == 3 and objective.features(teacher, batch["video"]).shape == (3, 18, 128)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         (dict(teacher=TEACHER | {"wieghts": ""}), "no field 'wieghts' .did you mean 'weights'"),
-        (dict(teacher={"weights": "random"}), "objective.teacher.size must be given"),
+        (dict(teacher=TEACHER | {"final_norm": "maybe"}), "choose auto, yes or no"),
+        (dict(teacher=TEACHER | {"size": "XL"}), "encoder.size is 'XL'.*choose one of T, S, B"),
         (dict(beta=0.0), "objective.beta is 0.0"),
     ],
 )
@@ -143,7 +182,7 @@ def test_positions_of_the_published_script():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A teacher's file in timm's names, of a network with a final norm."""
-    teacher = build(size=32, teacher=TEACHER | {"final_norm": True}).make_teacher(nnx.Rngs(3))
+    teacher = build(size=32, teacher=TEACHER | {"final_norm": "yes"}).make_teacher(nnx.Rngs(3))
     file = tmp_path_factory.mktemp("teacher") / "vit.safetensors"
     params = flatten({"image_encoder": split(teacher)[1]})
     table = find_format("timm").TABLE
@@ -157,7 +196,8 @@ def config(store, weights, monkeypatch):
     found = jax.local_devices()[:1]
     monkeypatch.setattr(sharding.jax, "devices", lambda: found)
     objective = dict(name="vista", mask_ratio=0.75, decoder_depth=1, feature_decoder_depth=1)
-    objective["teacher"] = TEACHER | {"weights": str(weights)}
+    # Sizes are facts of the file; the others are choices.
+    objective["teacher"] = dict(weights=str(weights), size="", patch=0, final_norm="yes")
     return lambda **changes: tiny(store, objective=objective, **changes)
 
 
@@ -170,11 +210,13 @@ def test_training_goes_on_exactly_and_keeps_the_teacher_out(config, weights, tmp
     params, meta = read_params(tmp_path / "straight")
     assert set(params) == {"encoder", "decoder", "feature_decoder"}
     assert meta["teacher"]["source"] == "vit.safetensors" and len(meta["teacher"]["sha256"]) == 64
+    saved = json.loads((tmp_path / "straight" / "config.json").read_text())["objective"]["teacher"]
+    assert (saved["size"], saved["patch"], saved["final_norm"]) == ([128, 2, 2], 16, "yes")
     # What the teacher has seen is not known, so no table may say that this encoder is clean.
     assert meta["used_cases"] is None and meta["pretrained_on"] == ["unknown", "synthetic (train)"]
 
     table = find_format("timm").TABLE
-    other = build(size=32, teacher=TEACHER | {"final_norm": True}).make_teacher(nnx.Rngs(4))
+    other = build(size=32, teacher=TEACHER | {"final_norm": "yes"}).make_teacher(nnx.Rngs(4))
     params = flatten({"image_encoder": split(other)[1]})
     before = weights.read_bytes()
     write_safetensors(weights, from_ours(table, {p: np.asarray(x) for p, x in params.items()}), {})
@@ -191,11 +233,67 @@ def test_training_goes_on_exactly_and_keeps_the_teacher_out(config, weights, tmp
 def test_weights_must_be_named_and_fit(config, tmp_path):
     cfg = config()
     cfg.objective.teacher.weights = ""
-    with pytest.raises(UserError, match="objective.teacher.weights is empty; expected a file"):
+    with pytest.raises(UserError, match="objective.teacher.weights is empty; expected a Hug"):
         train(cfg, tmp_path)
     cfg = config()
     cfg.objective.teacher.size = "S"
     with pytest.raises(
-        UserError, match="objective.teacher.size found width 192.* expected width 384"
+        UserError, match="objective.teacher.size found width 128.* expected width 384"
     ):
         train(cfg, tmp_path)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "kind, prefix", [("Dinov2WithRegistersModel", 3), ("DINOv3ViTModel", 3), ("ViTMAEModel", 1)]
+)
+def test_a_folder_says_all_of_its_teacher(config, batch, kind, prefix, tmp_path):
+    """The targets are the public class's patch tokens of every tubelet's first frame: after its
+    norm and normalised again for DINO, before the norm for others."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=16)
+    more = dict(image_size=64, num_register_tokens=2)  # learned for 4 x 4 places, asked for 3 x 3
+    if kind == "ViTMAEModel":
+        more = dict(image_size=48, intermediate_size=40, mask_ratio=0.0)
+    of_config = getattr(transformers, kind).config_class
+    peer = getattr(transformers, kind)(of_config(**sizes, **more)).eval()
+    peer.save_pretrained(tmp_path / "teacher")
+    cfg = config(data__size=48)
+    cfg.objective.teacher = dict(weights=str(tmp_path / "teacher"))
+    cfg = run_parts.with_teacher(cfg)
+    learner = run_parts.make_learner(cfg)
+    teacher = run_parts.load_teacher(cfg, learner, sharding.make_mesh())
+    objective = learner.fresh(jax.random.key(0))
+    found = objective.features(rebuild(split(teacher.module)[0], teacher.params), batch["video"])
+    assert objective.feature_decoder.head.kernel.shape[1] == 24
+
+    frames = (batch["video"][:, ::2] / 255 - mae.IMAGENET_MEAN) / mae.IMAGENET_STD
+    pixels = torch.from_numpy(frames.reshape(-1, 48, 48, 3).transpose(0, 3, 1, 2).astype("f4"))
+    places = torch.arange(9.0).repeat(len(pixels), 1)
+    given = dict(noise=places) if kind == "ViTMAEModel" else {}
+    with torch.no_grad():
+        out = peer(pixels, output_hidden_states=True, **given)
+    tokens = out.hidden_states[-1] if kind == "ViTMAEModel" else out.last_hidden_state
+    tokens = tokens[:, prefix:].reshape(3, 18, 24).numpy()
+    if kind != "ViTMAEModel":
+        tokens = (tokens - tokens.mean(-1, keepdims=True)) / tokens.std(-1, keepdims=True)
+    np.testing.assert_allclose(found, tokens, atol=2e-4)
+
+
+def test_teachers_that_cannot_be_are_told(config, weights, tmp_path):
+    cfg = config()
+    cfg.objective.teacher = dict(weights=str(weights), size="S")
+    with pytest.raises(UserError, match="found width 128, 2 blocks, expected width 384"):
+        run_parts.with_teacher(cfg)
+    table = find_format("videomae_official").TABLE
+    video = nnx.eval_shape(
+        lambda: objectives.build("mae", frames=4, size=32, encoder=dict(size="T"), rngs=nnx.Rngs(0))
+    )
+    params = {p: np.zeros(x.shape, np.float32) for p, x in flatten(split(video)[1]).items()}
+    write_safetensors(tmp_path / "video.safetensors", from_ours(table, params), {})
+    cfg.objective.teacher = dict(weights=str(tmp_path / "video.safetensors"))
+    with pytest.raises(UserError, match="is a videomae_official model; expected an image transf"):
+        run_parts.with_teacher(cfg)
