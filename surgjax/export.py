@@ -92,6 +92,8 @@ def export(
     params = _what_fits(params, module, format)
     contents = module.json_files(objective, params)
     tensors = from_ours(module.TABLE, params)
+    if hasattr(module, "fixed_tensors"):
+        tensors |= module.fixed_tensors(objective, params)
     metadata = {"surgjax": json.dumps(card.provenance(meta), sort_keys=True)}
 
     def fill(partial: Path) -> dict[str, Any] | None:

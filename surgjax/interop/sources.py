@@ -172,9 +172,10 @@ def _from_outside(
     check_shapes(reading.params, shapes, path)
     if theirs:
         _check_heads(module.heads(theirs), reading.params, config, path)
-    positions = config.get("encoder", {}).get("positions", "sincos_1d")
-    if positions != "sincos_1d":
-        notes.append(f"positions differ: these weights had 'sincos_1d', this run has {positions!r}")
+    had = getattr(module, "POSITIONS", "sincos_1d")
+    positions = config.get("encoder", {}).get("positions", had)
+    if positions != had:
+        notes.append(f"positions differ: these weights had {had!r}, this run has {positions!r}")
     return Reading(reading.params, reading.fresh, notes + reading.notes), provenance(path, outside)
 
 
