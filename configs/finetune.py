@@ -70,7 +70,7 @@ def get_config(variant: str = ""):
         cfg.objective.mixup = cfg.objective.cutmix = cfg.objective.random_erasing = 0.0
         cfg.encoder.drop_path = 0.0
         cfg.data.rand_augment = ""
-        cfg.optim.frozen = "^encoder/"
+        cfg.optim.frozen = "encoder/"
         cfg.optim.layer_decay = 1.0
         cfg.optim.peak_lr = 1e-3
         cfg.optim.final_lr = 0.0

@@ -25,8 +25,7 @@ from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store, open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
-from surgjax.interop.sources import init_params, open_outside
-from surgjax.models.image_vit import dimensions
+from surgjax.interop.sources import init_params
 from surgjax.optim import AdamW
 from surgjax.sharding import batch_sharding, state_shardings
 from surgjax.state import (
@@ -59,15 +58,6 @@ class Data:
 
 def open_stores(cfg: ConfigDict) -> list[Store]:
     return [open_store(path.strip()) for path in cfg.data.stores.split(",")]
-
-
-def complete(cfg: ConfigDict) -> None:
-    """Fill in the objective's arguments that follow from the stores, as the classes of its task."""
-    objective = component("surgjax.objectives", cfg.objective.name, "Objective")
-    if objective.from_stores is not None:
-        found = objective.from_stores(to_dict(cfg.objective), open_stores(cfg))
-        with cfg.unlocked():
-            cfg.objective.update(found)
 
 
 def open_data(cfg: ConfigDict) -> Data:
@@ -169,7 +159,8 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
 
     module = nnx.eval_shape(lambda: fresh(jax.random.key(0)))
     graphdef, shapes = split(module)
-    blocks = [x for p, x in flatten(shapes).items() if p.startswith("encoder/blocks/")]
+    encoders = ("encoder/blocks/", "image_encoder/blocks/")
+    blocks = [x for p, x in flatten(shapes).items() if p.startswith(encoders)]
     depth = blocks[0].shape[0] if blocks else 0
     optimizer = AdamW(total_steps=cfg.total_steps, depth=depth, **to_dict(cfg.optim))
     make_teacher = None
@@ -238,49 +229,6 @@ class Teacher:
     module: nnx.Module
     params: Params
     provenance: dict[str, Any] | None
-
-
-def with_teacher(cfg: ConfigDict) -> ConfigDict:
-    """The config with what the teacher's weights say of their network in `objective.teacher`.
-
-    Sizes and family are facts of a folder or file; fields that are set stay as they are.
-
-    Raises:
-      UserError: no image transformer, one that does not say its size, or another size than set.
-    """
-    teacher = to_dict(cfg.objective).get("teacher") or {}
-    weights = teacher.get("weights", "")
-    if weights in ("", "random"):
-        return cfg
-    outside = open_outside(Path(weights))
-    module, theirs = outside.module, outside.config
-    if not hasattr(module, "encoder_arguments"):
-        raise UserError(
-            f"objective.teacher.weights={weights} is a {module.__name__.rsplit('.', 1)[-1]} model; "
-            f"expected an image transformer (vit, vit_mae, dinov2, dinov3, timm); give another"
-        )
-    if not theirs and hasattr(module, "config_of"):
-        theirs = module.config_of(outside.weights.tensors)
-    if not theirs and not teacher.get("size"):
-        raise UserError(
-            f"objective.teacher.weights={weights} has no config.json beside it; expected the whole "
-            f"folder, or objective.teacher.size and what else differs from a ViT"
-        )
-    facts = module.encoder_arguments(theirs) if theirs else {}
-    asked, known = teacher.get("size"), 3 if outside.config else 2  # tensors do not tell heads
-    if asked and facts and dimensions(asked)[:known] != dimensions(facts["size"])[:known]:
-        words = ("width {}", "{} blocks", "{} heads")[:known]
-        found, expected = (
-            ", ".join(words).format(*dimensions(size)) for size in (facts["size"], asked)
-        )
-        raise UserError(
-            f"{weights} has another model size: objective.teacher.size found {found}, expected "
-            f"{expected}; leave objective.teacher.size empty or use another checkpoint"
-        )
-    given = {name: value for name, value in teacher.items() if value or name not in facts}
-    cfg = cfg.copy_and_resolve_references()
-    cfg.objective.teacher = ConfigDict({**facts, **given})
-    return cfg
 
 
 def load_teacher(cfg: ConfigDict, learner: Learner, mesh: Mesh) -> Teacher | None:

@@ -92,7 +92,8 @@ def check(cfg: ConfigDict, file: str = "the config") -> None:
         raise UserError("data.stores is empty; give --config.data.stores=STORE[,STORE2]")
     if "name" not in cfg.objective:
         raise UserError(f"{file} sets no objective.name; see surgjax/objectives for the names")
-    token_grid(cfg.data.frames, cfg.data.size, (2, 16, 16))
+    if cfg.objective.get("network", "video") == "video":
+        token_grid(cfg.data.frames, cfg.data.size, (2, 16, 16))
     _check_arguments(cfg.objective, "objective", "surgjax.objectives", "Objective", file)
     for name, block in cfg.evals.items():
         for needed in ("every", "store"):

@@ -16,7 +16,9 @@ from surgjax.state import Params, flatten, unflatten
 
 # Last name of the path: vectors and learned tokens.
 NO_DECAY = ("bias", "scale", "q_bias", "v_bias", "layer_scale1", "layer_scale2")
-NO_DECAY += ("mask_token", "cls_token", "register_tokens", "positions")
+NO_DECAY += ("mask_token", "cls_token", "registers", "positions")
+
+EMBEDDING = ("embed", "cls_token", "registers", "positions")  # below an encoder's first block
 
 
 def virtual_paths(path: str, shape: tuple[int, ...]) -> list[str]:
@@ -41,10 +43,10 @@ def layer_scale(path: str, decay: float, depth: int) -> float:
 
     id 0 is the embedding, block i has i + 1, all else depth + 1 (VideoMAE, optim_factory.py).
     """
-    block = re.match(r"encoder/blocks/(\d+)/", path)
-    if block:
-        return decay ** (depth - int(block[1]))
-    return decay ** (depth + 1) if path.startswith("encoder/embed") else 1.0
+    place = re.match(r"(?:image_)?encoder/(?:blocks/(\d+)/)?(\w+)", path)
+    if place and place[1]:
+        return decay ** (depth - int(place[1]))
+    return decay ** (depth + 1) if place and place[2] in EMBEDDING else 1.0
 
 
 @dataclass(frozen=True)

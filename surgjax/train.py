@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from surgjax import build, config, evaluate
 from surgjax.checkpoint import Checkpoints, read_frozen, write_frozen
+from surgjax.complete import complete
 from surgjax.data.loader import train_batches
 from surgjax.errors import INTERRUPTED, Stopped, UserError
 from surgjax.files import write_whole
@@ -40,7 +41,7 @@ def train(cfg: ConfigDict, workdir: Path, *, strict: bool = False) -> TrainState
     Ctrl-C, with everything saved.
     """
     config.check(cfg)
-    cfg = build.with_teacher(cfg)
+    cfg = complete(cfg)
     run = RunFolder(workdir) if jax.process_index() == 0 else None
     try:
         with StopSignal() as signal, ExitStack() as closing:
@@ -74,7 +75,6 @@ def _train(
             f"batch_size={cfg.batch_size} is not divisible by accumulation={cfg.accumulation} x "
             f"{mesh.devices.size} devices"
         )
-    build.complete(cfg)
     learner = build.make_learner(cfg)
     abstract = learner.abstract(mesh)
     teacher = build.load_teacher(cfg, learner, mesh)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,11 @@ from flax import nnx
 from jax import export
 
 from surgjax import build, config, main
+from surgjax.complete import complete
 from surgjax.errors import UserError
 from surgjax.sharding import make_mesh
 from surgjax.state import split
 
-TASKS = {"phase": {"kind": "one_of_n", "classes": ["Preparation", "Dissection", "Clipping"]}}
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
@@ -27,28 +26,22 @@ VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
 VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]
 
 
-@pytest.fixture(autouse=True)
-def classes(monkeypatch):
-    """Configs that learn from labels or captions get them without a store."""
-    monkeypatch.setattr(build, "open_stores", lambda cfg: [SimpleNamespace(meta={"tasks": TASKS})])
-
-
-def load(name, variant=""):
+def load(name, variant="", store="somewhere"):
     spec = spec_from_file_location(name, CONFIGS[name])
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     cfg = module.get_config(variant)
-    cfg.data.stores = "somewhere"
+    cfg.data.stores = str(store)
     return cfg
 
 
 @pytest.mark.parametrize("name, variant", VARIANTS)
-def test_config_is_valid_and_its_state_has_a_shape(name, variant):
-    cfg = load(name, variant)
+def test_config_is_valid_and_its_state_has_a_shape(name, variant, store):
+    cfg = load(name, variant, store)
     config.check(cfg, name)
-    build.complete(cfg)
+    cfg = complete(cfg)
     abstract = build.make_learner(cfg).abstract(make_mesh())
-    assert sum(x.size for x in jax.tree.leaves(abstract.params)) > 1e5
+    assert sum(x.size for x in jax.tree.leaves((abstract.params, abstract.frozen))) > 1e5
 
 
 def test_variants_keep_the_global_batch():
@@ -61,14 +54,14 @@ def test_variants_keep_the_global_batch():
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("name, variant", VARIANTS)
-def test_the_train_step_lowers_for_accelerators(name, variant, platform):
-    cfg = load(name, variant)
+def test_the_train_step_lowers_for_accelerators(name, variant, platform, store):
+    cfg = load(name, variant, store)
     mesh = jax.sharding.Mesh(
         np.array(jax.devices()[:1]).reshape(1, 1),
         ("data", "fsdp"),
         axis_types=(jax.sharding.AxisType.Auto,) * 2,
     )
-    build.complete(cfg)
+    cfg = complete(cfg)
     learner = build.make_learner(cfg, dtype=jnp.bfloat16)
     abstract = learner.abstract(mesh)
     side, rows = cfg.data.size, cfg.accumulation

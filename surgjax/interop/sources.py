@@ -71,14 +71,15 @@ def init_params(
     """
     path = Path(path)
     shapes = {name: tuple(shape) for name, shape in flatten(expected).items()}
-    if _is_run(path):
+    if is_run(path):
         reading, provenance = _from_run(path, shapes, config or {}, allow)
     else:
         reading, provenance = _from_outside(path, shapes, config or {}, allow)
     return Loaded(unflatten(reading.params), reading.fresh, provenance, reading.notes)
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run of ours, or one of its steps."""
     marks = ("checkpoints", "DIGESTS.json", "STATUS", "metrics.jsonl")
     return path.is_dir() and any((path / mark).exists() for mark in marks)
 
@@ -166,6 +167,7 @@ def _from_outside(
 ) -> tuple[Reading, dict[str, Any]]:
     outside = open_outside(path)
     module, theirs = outside.module, outside.config
+    _check_family(path, outside, {name.split("/")[0] for name in shapes})
     notes = module.check_config(theirs, str(path)) if module.MODEL_TYPE else []
     tensors = module.canonical(outside.weights.tensors)
     reading = to_ours(module.TABLE, tensors, shapes, source=str(path), allow=allow)
@@ -177,6 +179,18 @@ def _from_outside(
     if positions != had:
         notes.append(f"positions differ: these weights had {had!r}, this run has {positions!r}")
     return Reading(reading.params, reading.fresh, notes + reading.notes), provenance(path, outside)
+
+
+def _check_family(path: Path, outside: Outside, wanted: set[str]) -> None:
+    """Raise UserError for a family that has none of the networks wanted."""
+    held = {row.part for row in outside.module.TABLE.rows}
+    if not held & wanted:
+        name = outside.module.__name__.rsplit(".", 1)[-1]
+        raise UserError(
+            f"{path} looks like a {outside.config.get('model_type', name)!r} model, which has "
+            f"{', '.join(sorted(held))}; expected one with {' or '.join(sorted(wanted))}; give "
+            f"another folder or file"
+        )
 
 
 def _config_beside(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def bicubic(inputs: int, outputs: int, antialias: bool) -> Float[np.ndarray, "ou
 
 
 def half_rotation(
-    grid: tuple[int, int], head_width: int, *, prefix: int, base: float = 100.0
+    grid: tuple[int, int], head_width: int, *, prefix: int, frames: int = 1, base: float = 100.0
 ) -> Rotation:
     """DINOv3's rotary positions (arXiv 2508.10104, section 3.2; its released code).
 
@@ -53,9 +53,11 @@ def half_rotation(
 
     Args:
       head_width: channels of one head, a multiple of 4.
+      frames: pictures whose patches follow each other, each with the same places.
     """
     rows, columns = ((np.arange(n) + 0.5) / n * 2 - 1 for n in grid)
     places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+    places = np.tile(places, (frames, 1))
     frequency = base ** (-4 * np.arange(head_width // 4) / head_width)
     angles = (2 * np.pi * places[:, :, None] * frequency).reshape(len(places), -1)
     angles = np.concatenate([np.zeros((prefix, head_width // 2)), angles])[:, None]  # n 1 hd/2

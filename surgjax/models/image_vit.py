@@ -3,6 +3,7 @@ DINOv2 (arXiv 2304.07193) and DINOv3 (arXiv 2508.10104)."""
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn.initializers import normal
@@ -39,7 +40,7 @@ class ImageViT(nnx.Module):
       mlp_width: of the hidden layer; by default four times the width.
       final_norm: a norm after the last block; MAE-style teachers are read without it.
       layer_norm_eps: of all norms.
-      remat, unroll: see `layers.run_stack`.
+      remat, unroll, drop_path: see `layers.run_stack`.
       dtype: of the computation; parameters are float32.
 
     Raises:
@@ -64,6 +65,7 @@ class ImageViT(nnx.Module):
         layer_norm_eps: float = 1e-6,
         remat: str = "none",
         unroll: int | bool = 1,
+        drop_path: float = 0.0,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -75,7 +77,7 @@ class ImageViT(nnx.Module):
             raise UserError(f"image positions are {positions!r}{hint}; choose learned or rotary")
         self.patch, self.side, self.prefix = patch, image_size // patch, 1 + registers
         self.is_rotary, self.antialias = positions == "rotary", antialias
-        self.remat, self.unroll = remat, unroll
+        self.remat, self.unroll, self.drop_path = remat, unroll, drop_path
         self.dtype = jnp.dtype(dtype)
         remat_policy(remat)  # an unknown name fails here
         draw = lambda *shape: nnx.Param(normal(0.02)(rngs.params(), shape, jnp.float32))  # noqa: E731
@@ -119,8 +121,15 @@ class ImageViT(nnx.Module):
         x: Float[Array, "b n d"],
         grid: Grid | None = None,
         keep: Int[Array, "b k"] | None = None,
+        *,
+        frames: int = 1,
+        rng: jax.Array | None = None,
     ) -> Float[Array, "b _ d"]:
         """`__call__` for patches that are already embedded; with `keep`, those k alone are seen.
+
+        Args:
+          frames: pictures of one clip, whose patches follow each other and all see each other.
+          rng: one key per sample for drop path, or None in evaluation.
 
         Raises:
           UserError: `keep` with rotary positions, which no public class has.
@@ -129,7 +138,8 @@ class ImageViT(nnx.Module):
         first = self.cls_token[...].astype(self.dtype)
         if not self.is_rotary:
             positions = self.position_table(grid).astype(self.dtype)
-            x, first = x + positions[:, 1:], first + positions[:, :1]
+            x = x + jnp.tile(positions[:, 1:], (1, frames, 1))
+            first = first + positions[:, :1]
         if keep is not None:
             x = jnp.take_along_axis(x, keep[:, :, None], axis=1)
         prefix = [first]
@@ -138,7 +148,13 @@ class ImageViT(nnx.Module):
         prefix = [jnp.broadcast_to(token, (len(x), *token.shape[1:])) for token in prefix]
         x = jnp.concatenate([*prefix, x], axis=1)
         x = run_stack(
-            self.blocks, x, remat=self.remat, unroll=self.unroll, rotate=self._rotation(grid, keep)
+            self.blocks,
+            x,
+            remat=self.remat,
+            drop_path=self.drop_path,
+            rng=rng,
+            unroll=self.unroll,
+            rotate=self._rotation(grid, keep, frames),
         )
         return self.norm(x) if self.has_final_norm else x
 
@@ -151,13 +167,13 @@ class ImageViT(nnx.Module):
         patches = resampled(patches, grid, antialias=self.antialias)
         return jnp.concatenate([table[:, :1], patches.reshape(1, -1, self.width)], axis=1)
 
-    def _rotation(self, grid: Grid, keep: Int[Array, "b k"] | None) -> Rotation | None:
+    def _rotation(self, grid: Grid, keep: Int[Array, "b k"] | None, frames: int) -> Rotation | None:
         if not self.is_rotary:
             return None
         if keep is not None:
             raise UserError("rotary positions know whole pictures; expected keep=None")
         head_width = self.width // self.blocks.attention.heads
-        return half_rotation(grid, head_width, prefix=self.prefix)
+        return half_rotation(grid, head_width, prefix=self.prefix, frames=frames)
 
 
 def dimensions(size: str | Sequence[int]) -> tuple[int, int, int]:

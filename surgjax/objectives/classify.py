@@ -1,7 +1,7 @@
 """Supervised classification of clips: fine-tuning, linear probes, attentive probes.
 
-A video transformer and a head on labelled clips; several tasks share one linear map, whose columns
-are their classes side by side. Freeze the encoder with `optim.frozen = "^encoder/"` to probe it.
+A transformer and a head on labelled clips; several tasks share one linear map, whose columns are
+their classes side by side. Freeze the encoder with `optim.frozen = "encoder/"` to probe it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from surgjax import masking
 from surgjax.data.batch import UNKNOWN
@@ -20,7 +20,8 @@ from surgjax.data.labelled import task_labels
 from surgjax.data.store import Store
 from surgjax.errors import UserError, nearest
 from surgjax.models.heads import AttentivePool, MeanPool
-from surgjax.models.video_vit import VideoViT, size_of
+from surgjax.models.image_vit import ImageViT
+from surgjax.models.video_vit import VideoViT, token_grid, tubelets
 from surgjax.objectives.mae import block_flops, standardise
 
 HEADS = ("mean_pool", "attentive", "linear")
@@ -33,6 +34,9 @@ class Objective(nnx.Module):
     Args:
       frames, size: of the clips (square, pixels).
       encoder: arguments of `VideoViT`; `drop_path` is for fine-tuning.
+      network: "video", or "image" for an image transformer on the patches of all frames together,
+        which also takes single frames (data.frames=1).
+      image: arguments of `ImageViT` where they are not its defaults (patch, registers, ...).
       task: comma-separated tasks of the stores, as "phase" or "instrument,verb,target,triplet".
       labels: task -> {"kind", "classes"}; filled from the stores when a run starts.
       head: "mean_pool" (VideoMAE's fc_norm and linear map, on tokens without the final norm),
@@ -55,7 +59,7 @@ class Objective(nnx.Module):
     ema_of = None
     make_teacher = None
     # A pretrained encoder's final norm has no place before a mean: the head has its own.
-    init_allow = ("encoder/norm/*",)
+    init_allow = ("encoder/norm/*", "image_encoder/norm/*")
 
     def __init__(
         self,
@@ -63,6 +67,8 @@ class Objective(nnx.Module):
         frames: int,
         size: int,
         encoder: Mapping[str, Any],
+        network: str = "video",
+        image: Mapping[str, Any] | None = None,
         task: str = "phase",
         labels: Mapping[str, Any] | None = None,
         head: str = "mean_pool",
@@ -104,22 +110,28 @@ class Objective(nnx.Module):
         columns = self.tasks[-1][3]
         self.label_smoothing, self.mixup, self.cutmix = label_smoothing, mixup, cutmix
         self.random_erasing, self.multi_label_loss = random_erasing, multi_label_loss
-        self.encoder = VideoViT(
-            frames=frames,
-            image_size=size,
-            final_norm=head != "mean_pool",
-            dtype=dtype,
-            rngs=rngs,
-            **encoder,
-        )
-        width = self.encoder.width
+        options = dict(final_norm=head != "mean_pool", dtype=dtype, rngs=rngs)
+        if network == "video":
+            self.encoder = VideoViT(frames=frames, image_size=size, **encoder, **options)
+            self.patch, self.grid = self.encoder.patch, self.encoder.grid
+        elif network == "image":
+            known = ("size", "remat", "unroll", "drop_path")
+            arguments = {name: encoder[name] for name in known if name in encoder}
+            arguments |= {"image_size": size} | dict(image or {})
+            self.image_encoder = ImageViT(**arguments, **options)
+            self.patch = (1, self.image_encoder.patch, self.image_encoder.patch)
+            self.grid = token_grid(frames, size, self.patch)
+        else:
+            raise UserError(f"objective.network is {network!r}; choose video or image")
+        body = self.body
+        width = body.width
         if head == "attentive":
             self.head: nnx.Module = AttentivePool(
                 width,
                 columns,
-                heads=size_of(encoder["size"]).heads,
+                heads=body.blocks.attention.heads,
                 depth=head_depth,
-                unroll=self.encoder.unroll,
+                unroll=body.unroll,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -134,6 +146,11 @@ class Objective(nnx.Module):
                 rngs=rngs,
             )
         self.batch_extras = {"labels": ((columns,), np.uint8)}
+
+    @property
+    def body(self) -> VideoViT | ImageViT:
+        """The network below the head."""
+        return self.encoder if hasattr(self, "encoder") else self.image_encoder
 
     @property
     def labels(self) -> dict[str, dict[str, Any]]:
@@ -158,7 +175,7 @@ class Objective(nnx.Module):
           rng: the step's key.
         """
         mix_rng, erase_rng, sample_rng = jax.random.split(rng, 3)
-        cubes = standardise(self.encoder.tubelets(batch["video"]))
+        cubes = standardise(self.cut(batch["video"]))
         if self.random_erasing:
             keys = masking.sample_keys(erase_rng, batch["index"])
             cubes = self._erase(keys, cubes, batch["video"].shape)
@@ -170,7 +187,7 @@ class Objective(nnx.Module):
             targets = share * targets + (1 - share) * targets[::-1]
             known = known & known[::-1]
         keys = masking.sample_keys(sample_rng, batch["index"])
-        tokens = self.encoder.encode_tubelets(cubes, rng=keys)
+        tokens = self.encode_cubes(cubes, keys)
         logits = self.head(tokens, keys)
         losses = self.task_losses(logits, targets, known)
         total = sum(losses.values()) / len(losses)
@@ -216,13 +233,28 @@ class Objective(nnx.Module):
 
     def encode_tokens(self, video: UInt8[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b n d"]:
         """`encode` in the computation's dtype."""
-        return self.encoder.encode_tubelets(standardise(self.encoder.tubelets(video)))
+        return self.encode_cubes(standardise(self.cut(video)))
+
+    def encode_cubes(
+        self, cubes: Float[Array, "b n values"], rng: jax.Array | None = None
+    ) -> Float[Array, "b n d"]:
+        """Tokens of cut and normalised clips; without class token and registers."""
+        if isinstance(self.body, VideoViT):
+            return self.encoder.encode_tubelets(cubes, rng=rng)
+        frames, rows, columns = self.grid
+        net = self.image_encoder
+        tokens = net.encode(net.embed(cubes), (rows, columns), frames=frames, rng=rng)
+        return tokens[:, net.prefix :]
+
+    def cut(self, video: Shaped[Array | np.ndarray, "b t h w c"]) -> Shaped[Array, "b n values"]:
+        """The clip's cubes, or its frames' patches, in raster order."""
+        return jnp.asarray(tubelets(video, self.patch))
 
     def flops_per_clip(self) -> float:
         """Three times the forward pass of the encoder and the attentive head's blocks."""
-        values, width = self.encoder.embed.kernel.shape
-        tokens = int(np.prod(self.encoder.grid))
-        forward = 2 * tokens * values * width + block_flops(self.encoder, tokens)
+        values, width = self.body.embed.kernel.shape
+        tokens = int(np.prod(self.grid))
+        forward = 2 * tokens * values * width + block_flops(self.body, tokens)
         if isinstance(self.head, AttentivePool):
             blocks = block_flops(self.head, tokens) if self.head.depth else 0
             forward += blocks + 4 * tokens * width**2
@@ -253,7 +285,7 @@ class Objective(nnx.Module):
         low, high = jnp.floor(middle - half), jnp.floor(middle + half)
         box = inside(low[None], high[None], shape)
         kept = jnp.where(cuts, 1 - box[0, 0, :, :, 0].mean(), share)
-        weight = jnp.where(cuts, 1.0 - self.encoder.tubelets(box), share)
+        weight = jnp.where(cuts, 1.0 - self.cut(box), share)
         return weight * cubes + (1 - weight) * cubes[::-1], kept
 
     def _erase(
@@ -276,7 +308,7 @@ class Objective(nnx.Module):
             return low, jnp.where(chosen, low + extent, low), noise
 
         low, high, noise = jax.vmap(one)(keys)
-        box = self.encoder.tubelets(inside(low, high, (len(keys), *shape[1:])))
+        box = self.cut(inside(low, high, (len(keys), *shape[1:])))
         return jnp.where(box > 0, noise, cubes)
 
 

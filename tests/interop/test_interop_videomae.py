@@ -157,10 +157,14 @@ def test_a_key_bias_is_harmless(tiny, shapes, outside, tmp_path):
 
 
 def test_wrong_family(shapes, outside, tmp_path):
+    """One that nothing here reads, and one that has no network of a video autoencoder."""
+    about = dict(model_type="convnext", architectures=["ConvNextModel"])
+    folder = write_folder(tmp_path / "hf", outside, **about)
+    unknown = r"looks like a 'convnext' model \(ConvNextModel\); expected .*videomae"
+    with pytest.raises(UserError, match=unknown):
+        init_params(folder, expected=shapes)
     folder = write_folder(tmp_path / "hf", outside, model_type="vit", architectures=["ViTModel"])
-    with pytest.raises(
-        UserError, match=r"looks like a 'vit' model \(ViTModel\); expected videomae"
-    ):
+    with pytest.raises(UserError, match="looks like a 'vit' model.*expected one with decoder or"):
         init_params(folder, expected=shapes)
 
 

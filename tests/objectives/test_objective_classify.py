@@ -9,14 +9,16 @@ import pytest
 from flax import nnx
 from runs import losses, same, tiny
 
-from surgjax import build, sharding
+from surgjax import sharding
 from surgjax.checkpoint import read_params
+from surgjax.complete import complete
 from surgjax.config import to_dict
 from surgjax.errors import UserError
 from surgjax.evaluate import evaluate
 from surgjax.export import export
 from surgjax.models.heads import AttentivePool
 from surgjax.objectives import classify
+from surgjax.state import unflatten
 from surgjax.train import train
 
 LABELS = {
@@ -269,9 +271,70 @@ def test_a_classifier_exports_as_the_public_one(config, tmp_path):
 
 
 def test_the_classes_come_from_the_stores(config):
-    cfg = config()
-    build.complete(cfg)
+    cfg = complete(config())
     assert to_dict(cfg.objective)["labels"]["phase"]["kind"] == "one_of_n"
     cfg.objective.task = "phases"
     with pytest.raises(UserError, match="has no task 'phases'"):
-        build.complete(cfg)
+        complete(cfg)
+
+
+@pytest.mark.torch
+def test_frames_of_an_image_network_see_each_other(batch, tmp_path):
+    """Against Hugging Face's ViT fed with the tokens of all frames by hand."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from surgjax.interop import files, find_format
+    from surgjax.interop.keys import to_ours
+    from surgjax.objectives.mae import IMAGENET_MEAN, IMAGENET_STD
+    from surgjax.state import rebuild, split
+
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.ViTConfig(
+        hidden_size=96, num_hidden_layers=2, num_attention_heads=3, intermediate_size=384,
+        image_size=32, layer_norm_eps=1e-6, hidden_act="gelu",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    peer = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for name, parameter in peer.named_parameters():
+            norm = "layernorm" in name and name.endswith("weight")
+            parameter.normal_(1.0 if norm else 0.0, 0.1 if norm else 0.05)
+    objective = build_objective(network="image", head="linear")
+    graphdef, params = split(objective)
+    vit = find_format("vit")
+    peer.save_pretrained(tmp_path)
+    tensors = files.read(tmp_path).tensors
+    given = to_ours(vit.TABLE, vit.canonical(tensors)).params
+    params["image_encoder"] = jax.tree.map(jnp.asarray, unflatten(given)["image_encoder"])
+    found = rebuild(graphdef, params).encode(batch["video"])
+
+    pixels = (batch["video"] / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    pixels = torch.from_numpy(pixels.astype(np.float32).transpose(0, 1, 4, 2, 3))
+    with torch.no_grad():
+        frames = [peer.embeddings(pixels[:, t]) for t in range(4)]
+        x = torch.cat([frames[0][:, :1], *(f[:, 1:] for f in frames)], dim=1)
+        for layer in getattr(peer, "layers", None) or peer.encoder.layer:
+            x = layer(x)
+            x = x[0] if isinstance(x, tuple) else x
+        expected = peer.layernorm(x)[:, 1:].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert objective.predict(batch["video"]).shape == (3, 7)
+
+
+def test_a_folder_tells_which_image_network_it_holds(config, tmp_path):
+    """Registers, rotary positions and sizes come from the weights that a run starts from."""
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    about = transformers.DINOv3ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=64,
+        image_size=32, num_register_tokens=4,
+    )  # fmt: skip
+    transformers.DINOv3ViTModel(about).save_pretrained(tmp_path / "dino")
+    cfg = config(objective=dict(task="phase", network="image"), data__frames=1)
+    cfg.init_from, cfg.stop_at_step = str(tmp_path / "dino"), 2
+    cfg.optim.layer_decay = 0.75
+    state = train(cfg, tmp_path / "run")
+    net = state.params["image_encoder"]
+    assert net["registers"].shape == (1, 4, 48) and "positions" not in net and "norm" not in net
+    assert read_params(tmp_path / "run")[1]["init_from"]["format"] == "dinov3"
