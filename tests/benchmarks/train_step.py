@@ -1,17 +1,14 @@
 """One optimizer step of an objective, ours against Hugging Face's classes in PyTorch.
 
     python tests/benchmarks/train_step.py [--size B --batch 4 --rounds 5] [--scan] [--compile]
-    python tests/benchmarks/train_step.py --objective vista --teacher L [...]
+    python tests/benchmarks/train_step.py --objective vista|classify|jepa|clip [--teacher L] [...]
 
 Both sides: the same networks, masks of the same count, forward, backward and AdamW, parameters in
 float32. On a GPU both compute in bfloat16 and --compile adds torch.compile. The sides take turns
 within one process (A B A B ...) and medians count, next to a matrix product as the machine's limit.
 Seconds of processor time are printed too: unlike wall time, other programs hardly change them.
-Then each side takes two steps in a process of its own, whose largest memory is printed.
-
-  mae    `VideoMAEForPreTraining`
-  vista  the same with a second `VideoMAEDecoder`, and `ViTModel` without its norm as the teacher of
-         each tubelet's first frame, forward only
+Then each side takes two steps in a process of its own, whose largest memory is printed. What the
+other side is made of stands in peers.py.
 """
 
 import argparse
@@ -29,14 +26,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import peers
 from flax import nnx
 
 from surgjax import objectives
 from surgjax.models.video_vit import SIZES
-from surgjax.state import rebuild, split
-
-FEATURE_DECODER_DEPTH = 2
-FEATURE_WEIGHT = 0.05
+from surgjax.state import lerp, rebuild, split
 
 
 def main() -> None:
@@ -69,7 +64,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--objective", default="mae", choices=("mae", "vista"))
+    parser.add_argument("--objective", default="mae", choices=list(peers.PEERS))
     parser.add_argument("--size", default="B", choices=list(SIZES))
     parser.add_argument("--teacher", default="L", choices=list(SIZES), help="size, for vista")
     parser.add_argument("--batch", type=int, default=4)
@@ -89,24 +84,18 @@ def parse() -> argparse.Namespace:
 
 def our_step(arguments, dtype, video):
     """A function that takes one step, and the useful operations of a clip."""
-    more = {}
-    if arguments.objective == "vista":
-        more["feature_decoder_depth"] = FEATURE_DECODER_DEPTH
-        more["feature_weight"] = FEATURE_WEIGHT
-        more["teacher"] = {"size": arguments.teacher}
+    encoder = dict(size=arguments.size, remat=arguments.remat, unroll=not arguments.scan)
+    given, encoder_of = peers.OURS[arguments.objective](arguments)
 
     def make():
-        encoder = dict(size=arguments.size, remat=arguments.remat, unroll=not arguments.scan)
         return objectives.build(
             arguments.objective,
             frames=arguments.frames,
             size=arguments.image,
-            encoder=encoder,
-            mask_ratio=arguments.mask_ratio,
-            decoder_depth=arguments.decoder_depth,
+            encoder=encoder | encoder_of,
             dtype=dtype,
             rngs=nnx.Rngs(0),
-            **more,
+            **given,
         )
 
     abstract = nnx.eval_shape(make)
@@ -119,8 +108,12 @@ def our_step(arguments, dtype, video):
         drawn = lambda: abstract.make_teacher(nnx.Rngs(1))  # noqa: E731
         teacher_def = split(nnx.eval_shape(drawn))[0]
         teacher = jax.jit(lambda: split(drawn())[1])()
+    averaged = abstract.ema_of
+    if averaged is not None:
+        teacher_def = split(getattr(abstract, averaged))[0]
+        teacher = jax.tree.map(jnp.copy, params[averaged])
 
-    def step(params, opt_state, count, batch, teacher):
+    def step(params, opt_state, count, teacher, batch):
         guide = None if teacher is None else rebuild(teacher_def, teacher)
 
         def loss(params):
@@ -129,13 +122,18 @@ def our_step(arguments, dtype, video):
 
         value, grads = jax.value_and_grad(loss)(params)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, count + 1, value
+        params = optax.apply_updates(params, updates)
+        if averaged is not None:
+            teacher = lerp(teacher, params[averaged], peers.MOMENTUM)
+        return params, opt_state, count + 1, teacher, value
 
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
-    batch = jax.device_put({"video": video, "index": np.arange(len(video), dtype=np.uint32)})
+    compiled = jax.jit(step, donate_argnums=(0, 1, 2) + (3,) * (averaged is not None))
+    state.append(teacher)
+    rows = {"video": video, "index": np.arange(len(video), dtype=np.uint32)}
+    batch = jax.device_put(rows | peers.extras(arguments, abstract))
 
     def run():
-        *state[:], value = compiled(*state, batch, teacher)
+        *state[:], value = compiled(*state, batch)
         return float(value)
 
     return run, abstract.flops_per_clip()
@@ -146,7 +144,7 @@ def torch_step(arguments, dtype, video, compiled):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = (torch_vista if arguments.objective == "vista" else torch_mae)(arguments, device)
+    model = peers.PEERS[arguments.objective](arguments).to(device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=1.5e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True
@@ -154,102 +152,19 @@ def torch_step(arguments, dtype, video, compiled):
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     pixels = (torch.from_numpy(video) / 255 - mean) / std
     pixels = pixels.permute(0, 1, 4, 2, 3).contiguous().to(device)
-    places = (arguments.image // 16) ** 2
-    order = torch.rand(len(video), places).argsort(dim=1)
-    hidden = order < int(arguments.mask_ratio * places)
-    hidden = hidden.repeat(1, arguments.frames // 2).to(device)
     forward = torch.compile(model) if compiled else model
 
     def run():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            loss = forward(pixels, bool_masked_pos=hidden)
-        loss = loss if torch.is_tensor(loss) else loss.loss
+            loss = forward(pixels)
         loss.backward()
         optimizer.step()
+        if hasattr(model, "average"):
+            model.average()
         return loss.item()
 
     return run
-
-
-def torch_mae(arguments, device):
-    import transformers
-
-    size = SIZES[arguments.size]
-    config = transformers.VideoMAEConfig(
-        image_size=arguments.image,
-        num_frames=arguments.frames,
-        hidden_size=size.width,
-        num_hidden_layers=size.depth,
-        num_attention_heads=size.heads,
-        intermediate_size=4 * size.width,
-        decoder_hidden_size=size.decoder_width,
-        decoder_num_hidden_layers=arguments.decoder_depth,
-        decoder_num_attention_heads=size.decoder_heads,
-        decoder_intermediate_size=4 * size.decoder_width,
-        layer_norm_eps=1e-6,
-        use_mean_pooling=False,
-        attn_implementation="sdpa",
-    )
-    return transformers.VideoMAEForPreTraining(config).to(device).train()
-
-
-def torch_vista(arguments, device):
-    """A module (pixels, mask) -> loss, of the autoencoder with a second decoder and a teacher."""
-    import copy
-
-    import torch
-    import transformers
-    from transformers.models.videomae.modeling_videomae import VideoMAEDecoder
-
-    size = SIZES[arguments.teacher]
-    teacher = transformers.ViTModel(
-        transformers.ViTConfig(
-            image_size=arguments.image,
-            hidden_size=size.width,
-            num_hidden_layers=size.depth,
-            num_attention_heads=size.heads,
-            intermediate_size=4 * size.width,
-            layer_norm_eps=1e-6,
-            attn_implementation="sdpa",
-        ),
-        add_pooling_layer=False,
-    )
-    teacher.layernorm = torch.nn.Identity()
-
-    class Vista(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.autoencoder = torch_mae(arguments, "cpu")
-            config = copy.deepcopy(self.autoencoder.config)
-            config.decoder_num_hidden_layers = FEATURE_DECODER_DEPTH
-            self.decoder = VideoMAEDecoder(config)
-            self.decoder.head = torch.nn.Linear(config.decoder_hidden_size, size.width)
-            self.down = torch.nn.Linear(config.hidden_size, config.decoder_hidden_size)
-            self.mask_token = torch.nn.Parameter(torch.zeros(1, 1, config.decoder_hidden_size))
-            self.teacher = teacher.eval().requires_grad_(False)
-
-        def forward(self, pixels, bool_masked_pos):
-            auto, seen = self.autoencoder, []
-            keep = auto.videomae.register_forward_hook(lambda _, __, out: seen.append(out))
-            pixel_loss = auto(pixels, bool_masked_pos=bool_masked_pos).loss
-            keep.remove()
-            x = self.down(seen[0].last_hidden_state)
-            table = auto.position_embeddings.to(x.device, x.dtype).expand(len(x), -1, -1)
-            shape = (len(x), -1, x.shape[-1])
-            hidden = self.mask_token + table[bool_masked_pos].reshape(shape)
-            x = torch.cat([x + table[~bool_masked_pos].reshape(shape), hidden], dim=1)
-            found = self.decoder(x, hidden.shape[1]).logits
-            with torch.no_grad():
-                frames = pixels[:, ::2].flatten(0, 1)
-                taught = self.teacher(frames).last_hidden_state[:, 1:]
-                taught = taught.reshape(len(x), -1, taught.shape[-1])[bool_masked_pos]
-            feature_loss = torch.nn.functional.smooth_l1_loss(
-                found.float(), taught.reshape(found.shape).float()
-            )
-            return pixel_loss + FEATURE_WEIGHT * feature_loss
-
-    return Vista().to(device)
 
 
 def memory_of(side: str) -> float:
