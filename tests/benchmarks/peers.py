@@ -1,7 +1,7 @@
 """The objectives as PyTorch users have them: Hugging Face's classes put together for one step.
 
-A function of PEERS makes a module (pixels (b t c h w)) -> loss, one of OURS the same settings of our
-objective. Masks have the same counts and labels the same number, not the same values.
+A function of PEERS makes a module (pixels (b t c h w)) -> loss, one of OURS gives our objective the
+same settings. Masks have the same counts and labels the same number, not the same values.
 
   mae       `VideoMAEForPreTraining`
   vista     the same with a second `VideoMAEDecoder`, and `ViTModel` without its norm as the teacher
