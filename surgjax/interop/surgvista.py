@@ -1,6 +1,7 @@
-"""The layout of SurgVISTA's own programs: encoder, decoders of pixels (`_vid`), features (`_img`).
+"""The layout of SurgVISTA's own programs: an encoder, and decoders of pixels and of features.
 
-Their files hold the fixed position tables as `pos_embed`, `pos_embed_img` and `pos_embed_vid`. They
+The names of the pixel decoder end with `_vid`, those of the feature decoder with `_img`. Their
+files hold the fixed position tables as `pos_embed`, `pos_embed_img` and `pos_embed_vid`. They
 must be those of `sincos_time_space`; fine-tuned files may hold learned ones, which our encoder does
 not have. An export writes the tables too, computed in float64: equal to theirs within 1e-5, all
 other tensors bit for bit. The weights themselves were not public when this was written.

@@ -8,7 +8,7 @@ import safetensors.numpy
 
 from surgjax import interop
 from surgjax.errors import UserError
-from surgjax.export import reexport
+from surgjax.export import export, reexport
 from surgjax.interop import find_format, public
 
 torch = pytest.importorskip("torch")
@@ -140,3 +140,9 @@ def test_pictures_of_the_wrong_size_are_told(tmp_path):
         interop.load(tmp_path / "vit").apply(pixel_values=pictures)
     with pytest.raises(UserError, match="30 x 28 pixels, which patches of 7 do not divide"):
         interop.load(tmp_path / "dinov3").apply(pixel_values=pictures)
+
+
+@pytest.mark.parametrize("format", ["timm", "vit", "dinov2", "dinov3"])
+def test_a_run_cannot_become_an_image_transformer(format, tiny_run, tmp_path):
+    with pytest.raises(UserError, match="this format holds image transformers; expected --format"):
+        export(tiny_run, tmp_path / "out", format=format)

@@ -10,7 +10,7 @@ from test_interop_image import save
 from surgjax import interop
 from surgjax.errors import UserError
 from surgjax.export import reexport
-from surgjax.interop import files, public
+from surgjax.interop import files, find_format, public
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -157,15 +157,17 @@ def test_files_are_the_public_class_and_become_its_folder(case, tmp_path):
     files.write_safetensors(file, MAKERS[case](folder), {})
     model, peer = interop.load(file), interop.load(folder)
     assert model.family == "timm"
-    pictures = np.random.default_rng(0).standard_normal((2, 28, 28, 3)).astype(np.float32)
-    expected = public.reference(folder, peer.config, {"pixel_values": pictures})
-    found = model.apply(pixel_values=pictures)
+    inputs = find_format("timm").example(
+        {**model.config, "image_size": 28}, np.random.default_rng(0)
+    )
+    expected = public.reference(folder, peer.config, inputs)
+    found = model.apply(**inputs)
     for name in found:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-4, err_msg=name)
 
     format = case.split(",")[0]
     assert reexport(file, tmp_path / "folder", format=format)["max_abs_difference"]
-    again = interop.load(tmp_path / "folder").apply(pixel_values=pictures)
+    again = interop.load(tmp_path / "folder").apply(**inputs)
     for name in found:
         np.testing.assert_array_equal(again[name], found[name])
 
@@ -173,10 +175,20 @@ def test_files_are_the_public_class_and_become_its_folder(case, tmp_path):
     again = interop.load(tmp_path / "timm" / "model.safetensors")
     eps = peer.config["layer_norm_eps"]
     if again.config["layer_norm_eps"] == eps:  # a file does not say it
-        again = again.apply(pixel_values=pictures)
+        again = again.apply(**inputs)
         np.testing.assert_allclose(
             again["last_hidden_state"], expected["last_hidden_state"], atol=1e-4
         )
+
+
+@pytest.mark.parametrize("maker, key", [(endossl, "model_state"), (dinov2, "teacher")])
+def test_programs_wrap_their_model(maker, key, tmp_path):
+    tensors = {n: torch.from_numpy(np.array(x)) for n, x in maker(tmp_path / "public").items()}
+    torch.save({key: tensors, "epoch": 3}, tmp_path / "weights.pth")
+    model = interop.load(tmp_path / "weights.pth")
+    assert model.config["hidden_size"] == WIDTH and model.licence == "unknown"
+    if maker is dinov2:
+        assert model.notes == ["ignored: dino_head.mlp.0.weight (a head of pretraining)"]
 
 
 def test_what_a_file_cannot_be_is_told(tmp_path):

@@ -19,8 +19,10 @@ from surgjax.interop import find_format
 from surgjax.interop.files import write_safetensors
 from surgjax.interop.keys import from_ours
 from surgjax.models import posemb
+from surgjax.models.image_vit import ImageViT
 from surgjax.models.video_vit import tubelets
 from surgjax.objectives import mae
+from surgjax.objectives.vista import picture_flops, smooth_l1
 from surgjax.state import flatten, rebuild, split
 from surgjax.train import train
 
@@ -111,6 +113,23 @@ def test_teachers_with_a_final_norm_have_their_tokens_normalised(batch):
     assert features.shape == (3, 2 * 3 * 3, 128)  # patches alone
 
 
+def test_operations_of_teachers():
+    """GFLOP a picture of 224 pixels, by hand: 24 n d^2 + 4 n^2 d a block and 2 x 196 x 768 d for
+    the patches, and for gated networks three maps in place of two."""
+    made = {
+        "L": (dict(size="L"), 123.1),
+        "DINOv3-B": (dict(size="B", positions="rotary", registers=4, qkv_bias="qv"), 35.9),
+        "DINOv3-L": (dict(size="L", positions="rotary", registers=4, qkv_bias="qv"), 125.7),
+    }
+    for arguments, expected in made.values():
+        vit = nnx.eval_shape(lambda a=arguments: ImageViT(image_size=224, rngs=nnx.Rngs(0), **a))
+        assert picture_flops(vit, 196) / 1e9 == pytest.approx(expected, abs=0.1)
+    gated = dict(size=(64, 1, 1), mlp_width=100, gated_mlp=True)
+    vit = nnx.eval_shape(lambda: ImageViT(image_size=32, rngs=nnx.Rngs(0), **gated))
+    block = 8 * 5 * 64**2 + 4 * 5**2 * 64 + 3 * 2 * 5 * 64 * 100
+    assert picture_flops(vit, 4) == 2 * 4 * 768 * 64 + block
+
+
 def test_settings_of_the_config_have_the_published_shares():
     """Cholecystectomy in the paper's growing settings, and 3.55 million frames in all."""
     config = ROOT / "configs" / "surgvista.py"
@@ -127,8 +146,6 @@ def test_settings_of_the_config_have_the_published_shares():
 
 def test_smooth_l1_is_torchs():
     torch = pytest.importorskip("torch")
-    from surgjax.objectives.vista import smooth_l1
-
     error = np.linspace(-3, 3, 61).astype(np.float32)
     for beta in (0.5, 1.0, 2.0):
         expected = torch.nn.functional.smooth_l1_loss(
