@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 SCORES = 1_100_000  # of one block; near what the caches of two CPU cores hold
+UNSEEN = -1e30  # added to a score: its weight is exactly zero
 
 
 def attention(
@@ -22,10 +23,13 @@ def attention(
 ) -> Float[Array, "b n heads hd"]:
     """softmax(q k^T / sqrt(hd)) v for every head; any float dtype, the result has q's.
 
-    Where `mask` is False, a query does not see the key; its axes may have extent 1. Masks are for
-    short sequences: they store all scores. The form is chosen while tracing, from the default
-    backend and the dtype.
+    Where `mask` is False, a query does not see the key; its axes may have extent 1. Masks that
+    differ between heads or queries are for short sequences: they store all scores. The form is
+    chosen while tracing, from the default backend and the dtype.
     """
+    if mask is not None and mask.shape[1:3] == (1, 1):
+        seen = jnp.broadcast_to(mask[:, 0, 0], k.shape[:2])
+        return blockwise(q, k, v, seen)
     if mask is not None:
         return jax.nn.dot_product_attention(q, k, v, mask=mask)
     if q.dtype in (jnp.bfloat16, jnp.float16) and has_cudnn():
@@ -51,9 +55,14 @@ def blockwise(
     q: Float[Array, "b n heads hd"],
     k: Float[Array, "b s heads hd"],
     v: Float[Array, "b s heads hd"],
+    seen: Bool[Array, "b s"] | None = None,
+    *,
     scores: int = SCORES,
 ) -> Float[Array, "b n heads hd"]:
-    """`attention` with about `scores` scores of a sample alive at a time, at least one query's."""
+    """`attention` with about `scores` scores of a sample alive at a time, at least one query's.
+
+    `seen` is False for keys that no query of the sample sees.
+    """
     n, heads, width = q.shape[1:]
     q = q * jnp.asarray(width**-0.5, q.dtype)
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
@@ -62,23 +71,26 @@ def blockwise(
     # Padded queries cost little and are cut off again; their gradient is zero.
     q = jnp.pad(q, ((0, 0), (0, 0), (0, count * rows - n), (0, 0)))
     q = q.reshape(-1, heads, count, rows, width).transpose(0, 2, 1, 3, 4)
-    out = _blocks(q, k, v).transpose(0, 1, 3, 2, 4)
+    bias = None if seen is None else jnp.where(seen, 0.0, UNSEEN)
+    out = _blocks(q, k, v, bias).transpose(0, 1, 3, 2, 4)
     return out.reshape(-1, count * rows, heads, width)[:, :n]
 
 
 @jax.custom_vjp
-def _blocks(q, k, v):
-    return _forward(q, k, v)[0]
+def _blocks(q, k, v, bias):
+    return _forward(q, k, v, bias)[0]
 
 
-def _forward(q, k, v):
-    """q is (b, blocks, heads, rows, hd), k and v (b, heads, s, hd)."""
+def _forward(q, k, v, bias):
+    """q is (b, blocks, heads, rows, hd), k and v (b, heads, s, hd), bias (b, s) or None."""
 
-    def sample(q, k, v):
+    def sample(q, k, v, bias):
         ones = jnp.ones((k.shape[1], 1), jnp.float32)
 
         def block(q):
             scores = _dot("hnd,hsd->hns", q, k)
+            if bias is not None:
+                scores += bias
             top = scores.max(axis=-1, keepdims=True)
             weight = jnp.exp(scores - top)
             # XLA's CPU backend sums rows four times faster as a product.
@@ -88,19 +100,22 @@ def _forward(q, k, v):
 
         return jax.lax.map(block, q)
 
-    out, log_total = _over_samples(sample)(q, k, v)
-    return out, (q, k, v, out, log_total)
+    out, log_total = _over_samples(sample)(q, k, v, bias)
+    return out, (q, k, v, bias, out, log_total)
 
 
 def _backward(saved, d_out):
-    q, k, v, out, _ = saved
+    q, k, v, bias, out, log_total = saved
     inner = (out.astype(jnp.float32) * d_out).sum(axis=-1)
 
-    def sample(q, k, v, log_total, d_out, inner):
+    def sample(q, k, v, bias, log_total, d_out, inner):
         def block(sums, rows):
             # Transposed scores need one transposed product fewer.
             q, log_total, d_out, inner = rows
-            weight = jnp.exp(_dot("hsd,hnd->hsn", k, q) - log_total[:, None])
+            scores = _dot("hsd,hnd->hsn", k, q)
+            if bias is not None:
+                scores += bias[:, None]
+            weight = jnp.exp(scores - log_total[:, None])
             d_scores = weight * (_dot("hsd,hnd->hsn", v, d_out) - inner[:, None])
             d_scores = d_scores.astype(q.dtype)
             d_k = sums[0] + _dot("hsn,hnd->hsd", d_scores, q)
@@ -111,7 +126,8 @@ def _backward(saved, d_out):
         (d_k, d_v), d_q = jax.lax.scan(block, (zeros, zeros), (q, log_total, d_out, inner))
         return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype)
 
-    return _over_samples(sample)(q, k, v, saved[-1], d_out, inner)
+    d_q, d_k, d_v = _over_samples(sample)(q, k, v, bias, log_total, d_out, inner)
+    return d_q, d_k, d_v, jax.tree.map(jnp.zeros_like, bias)
 
 
 def _dot(equation, a, b):

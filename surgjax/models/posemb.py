@@ -19,8 +19,8 @@ def table(positions: str, grid: Grid, width: int) -> Float[np.ndarray, "n d"]:
     """
     if positions not in TABLES:
         raise UserError(
-            f"encoder.positions is {positions!r}{nearest(positions, TABLES)}; "
-            f"choose one of {', '.join(TABLES)}"
+            f"encoder.positions is {positions!r}{nearest(positions, [*TABLES, 'rope_3d'])}; "
+            f"choose one of {', '.join(TABLES)}, rope_3d"
         )
     values = TABLES[positions](grid, width).astype(np.float32)
     values.setflags(write=False)  # shared by every network of this shape

@@ -1,7 +1,7 @@
 """The video transformer of VideoMAE: tubelets in, tokens out (arXiv 2203.12602, section 3)."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,9 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from surgjax.errors import UserError, nearest
-from surgjax.models import posemb
 from surgjax.models.layers import (
     Block,
     LayerNorm,
@@ -22,6 +21,7 @@ from surgjax.models.layers import (
     stack,
     uniform_fan_in,
 )
+from surgjax.models.positions import check, placed
 
 
 class Size(NamedTuple):
@@ -92,7 +92,9 @@ class VideoViT(nnx.Module):
     Args:
       size: a name of `SIZES`, or a size of another folder's.
       frames, image_size: of the clips, which are square.
-      positions: a name of `posemb.TABLES`; "sincos_1d" is what the public PyTorch classes have.
+      positions: a name of `posemb.TABLES` or "rope_3d"; the public PyTorch classes of VideoMAE have
+        "sincos_1d", those of V-JEPA 2 "rope_3d".
+      qkv_bias: as in `layers.Attention`; VideoMAE has "qv", V-JEPA "all".
       layer_norm_eps: of the blocks. norm_eps: of the final norm, by default the same.
       final_norm: a norm after the last block; fine-tuned networks have theirs after the mean.
       remat, unroll: see `layers.run_stack`. drop_path: of the last block, growing from 0.
@@ -110,6 +112,7 @@ class VideoViT(nnx.Module):
         *,
         final_norm: bool = True,
         positions: str = "sincos_1d",
+        qkv_bias: Literal["qv", "all"] = "qv",
         patch: tuple[int, int, int] = (2, 16, 16),
         layer_norm_eps: float = 1e-6,
         norm_eps: float | None = None,
@@ -119,13 +122,13 @@ class VideoViT(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.width, depth, heads, *_, mlp_ratio = size_of(size)
+        self.width, depth, self.heads, *_, mlp_ratio = size_of(size)
         self.patch = tuple(patch)
         self.grid = token_grid(frames, image_size, self.patch)
         self.positions = positions
         self.remat, self.unroll, self.drop_path = remat, unroll, drop_path
         self.dtype = jnp.dtype(dtype)
-        posemb.table(positions, self.grid, self.width)  # unknown names fail here
+        check(positions, self.grid, self.width, self.heads)
         remat_policy(remat)
         values = self.patch[0] * self.patch[1] * self.patch[2] * 3
         torch_default = uniform_fan_in(values)
@@ -136,9 +139,10 @@ class VideoViT(nnx.Module):
         def make(rngs):
             return Block(
                 self.width,
-                heads,
+                self.heads,
                 mlp_ratio=mlp_ratio,
                 eps=layer_norm_eps,
+                qkv_bias=qkv_bias,
                 dtype=dtype,
                 rngs=rngs,
             )
@@ -176,10 +180,19 @@ class VideoViT(nnx.Module):
         cubes: Float[Array, "b k values"],
         keep: Int[Array, "b k"] | None = None,
         rng: jax.Array | None = None,
+        seen: Bool[Array, "b k"] | None = None,
     ) -> Float[Array, "b k d"]:
-        """`__call__` for cubes that are already cut and chosen; `keep` says where they were."""
-        table = jnp.asarray(posemb.table(self.positions, self.grid, self.width), self.dtype)
-        x = self.embed(cubes) + (table if keep is None else table[keep])
+        """`__call__` for cubes that are already cut and chosen; `keep` says where they were.
+
+        Cubes where `seen` is False fill up the rows: they influence no other token.
+        """
+        x, rotate = placed(
+            self.embed(cubes),
+            keep,
+            positions=self.positions,
+            grid=self.grid,
+            heads=self.heads,
+        )
         x = run_stack(
             self.blocks,
             x,
@@ -187,6 +200,8 @@ class VideoViT(nnx.Module):
             drop_path=self.drop_path,
             rng=rng,
             unroll=self.unroll,
+            rotate=rotate,
+            mask=None if seen is None else seen[:, None, None],
         )
         return self.norm(x) if self.has_final_norm else x
 
