@@ -306,7 +306,7 @@ def make_step(
         ema = state.ema
         if ema is not None:
             objective = rebuild(learner.graphdef, join(state.params, state.frozen))
-            momentum = objective.ema_momentum(state.step, cfg.total_steps)
+            momentum = objective.ema_momentum(state.step, optimizer.schedule_steps)
             new = lerp(ema, subtree(join(params, state.frozen), learner.ema_of), momentum)
             moved = more["skipped_in_a_row"] == 0
             ema = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, ema)

@@ -54,7 +54,10 @@ def defaults() -> ConfigDict:
     cfg.optim.peak_lr = 1e-3
     cfg.optim.final_lr = 0.0
     cfg.optim.warmup_steps = 0
+    cfg.optim.warmup_lr = 0.0  # where the warm-up starts
+    cfg.optim.schedule_stretch = 1.0  # length of the schedules in total_steps
     cfg.optim.weight_decay = 0.05
+    cfg.optim.final_weight_decay = 0.0  # a cosine from weight_decay to it; 0: constant
     cfg.optim.layer_decay = 1.0  # 1: off
     cfg.optim.clip_norm = 0.0
     cfg.optim.b1 = 0.9

@@ -54,9 +54,13 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019) under the rules of this file.
 
     Attributes:
-      peak_lr, warmup_steps, final_lr, total_steps: linear warm-up from 0, then half a cosine; a
-        function of the state's step, so skipped updates do not delay it.
+      peak_lr, warmup_steps, final_lr, total_steps: linear warm-up, then half a cosine; a function of
+        the state's step, so skipped updates do not delay it.
+      warmup_lr: where the warm-up starts.
+      schedule_stretch: schedules are planned for so many times `total_steps` and stop early
+        (V-JEPA, arXiv 2404.08471, section 3.3, has 1.25).
       weight_decay: decoupled decay, times the scheduled rate.
+      final_weight_decay: the decay follows half a cosine to it, from the first step; 0: constant.
       layer_decay: learning-rate factor between neighbouring encoder layers; 1 is off.
       clip_norm: largest global gradient norm; 0 is off.
       frozen: regular expression searched in virtual paths; what matches does not learn.
@@ -68,21 +72,36 @@ class AdamW:
     depth: int
     warmup_steps: int = 0
     final_lr: float = 0.0
+    warmup_lr: float = 0.0
+    schedule_stretch: float = 1.0
     weight_decay: float = 0.05
+    final_weight_decay: float = 0.0
     layer_decay: float = 1.0
     clip_norm: float = 0.0
     b1: float = 0.9
     b2: float = 0.95
     frozen: str = ""
 
+    @property
+    def schedule_steps(self) -> int:
+        """The step at which schedules reach their last value."""
+        return round(self.total_steps * self.schedule_stretch)
+
     def lr(self, step: jax.Array) -> jax.Array:
         return optax.warmup_cosine_decay_schedule(
-            0.0 if self.warmup_steps else self.peak_lr,
+            self.warmup_lr if self.warmup_steps else self.peak_lr,
             self.peak_lr,
             self.warmup_steps,
-            max(self.total_steps, self.warmup_steps + 1),
+            max(self.schedule_steps, self.warmup_steps + 1),
             self.final_lr,
         )(step)
+
+    def decay(self, step: jax.Array) -> jax.Array | float:
+        if not self.final_weight_decay:
+            return self.weight_decay
+        share = jnp.minimum(step / self.schedule_steps, 1.0)
+        fall = 0.5 * (1 + jnp.cos(jnp.pi * share))
+        return self.final_weight_decay + (self.weight_decay - self.final_weight_decay) * fall
 
     def is_frozen(self, path: str, shape: tuple[int, ...]) -> bool:
         """True when every layer of the leaf is frozen, so that it needs no gradient at all."""
@@ -105,11 +124,11 @@ class AdamW:
             grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, self.clip_norm / norm), grads)
         adam = optax.scale_by_adam(self.b1, self.b2)
         directions, moments = adam.update(grads, state["adam"], params)
-        lr = self.lr(step)
+        lr, weight_decay = self.lr(step), self.decay(step)
         flat, moved = flatten(params), {}
         for path, direction in flatten(directions).items():
             p = flat[path]
-            decay = self.weight_decay if decays(path) else 0.0
+            decay = weight_decay if decays(path) else 0.0
             learns = multiplier(path, p.shape, self._learns)
             moved[path] = p - lr * learns * (direction + decay * p)
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731

@@ -63,6 +63,34 @@ def test_schedule_rises_linearly_and_falls_to_the_end_value():
     np.testing.assert_allclose(values[4:], expected, atol=1e-6)
 
 
+def test_a_stretched_schedule_stops_early_and_starts_where_it_is_told():
+    """V-JEPA: warm-up from a rate of its own, cosines of rate and decay planned for 1.25 runs."""
+    stretched = dict(warmup_lr=0.2, warmup_steps=4, total_steps=16, schedule_stretch=1.25)
+    optimizer = make(
+        peak_lr=1.0, final_lr=0.1, weight_decay=0.04, final_weight_decay=0.4, **stretched
+    )
+    rates = [float(optimizer.lr(jnp.int32(s))) for s in range(17)]
+    np.testing.assert_allclose(rates[:5], [0.2, 0.4, 0.6, 0.8, 1.0], atol=1e-6)
+    expected = [0.1 + 0.45 * (1 + np.cos(np.pi * i / 16)) for i in range(13)]
+    np.testing.assert_allclose(rates[4:], expected, atol=1e-6)
+    decays = [float(optimizer.decay(jnp.int32(s))) for s in (0, 10, 20, 30)]
+    np.testing.assert_allclose(decays, [0.04, 0.22, 0.4, 0.4], atol=1e-6)
+    assert make(weight_decay=0.3).decay(jnp.int32(5)) == 0.3
+
+
+def test_the_scheduled_decay_shrinks_kernels_alone():
+    """Without a gradient, AdamW multiplies by 1 - rate x decay of the step."""
+    optimizer = make(weight_decay=0.1, final_weight_decay=0.5, total_steps=4)
+    moved, _, _ = run(optimizer, make_params(), scale=0.0)
+    left = 1.0
+    for step in range(3):
+        rate = 0.05 * (1 + np.cos(np.pi * step / 4))
+        left *= 1 - rate * (0.5 - 0.2 * (1 + np.cos(np.pi * step / 4)))
+    for path, before in flatten(make_params()).items():
+        expected = left * before if path.endswith("kernel") else before
+        np.testing.assert_allclose(flatten(moved)[path], expected, rtol=1e-5)
+
+
 def test_layer_decay_is_the_published_rule():
     assert layer_scale("encoder/embed/kernel", 0.5, 3) == 0.5**4
     assert layer_scale("encoder/blocks/0/mlp/up/kernel", 0.5, 3) == 0.5**3
