@@ -91,6 +91,11 @@ def check(cfg: ConfigDict, file: str = "the config") -> None:
         raise UserError(
             f"batch_size={cfg.batch_size} is not divisible by accumulation={cfg.accumulation}"
         )
+    if not cfg.optim.schedule_stretch >= 1:
+        raise UserError(
+            f"optim.schedule_stretch is {cfg.optim.schedule_stretch}; schedules last at least as "
+            f"long as the run, choose 1 or more"
+        )
     if not cfg.data.stores:
         raise UserError("data.stores is empty; give --config.data.stores=STORE[,STORE2]")
     if "name" not in cfg.objective:

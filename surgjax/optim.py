@@ -54,9 +54,8 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019) under the rules of this file.
 
     Attributes:
-      peak_lr, warmup_steps, final_lr, total_steps: linear warm-up, then half a cosine; a function of
-        the state's step, so skipped updates do not delay it.
-      warmup_lr: where the warm-up starts.
+      peak_lr, warmup_steps, final_lr, total_steps: linear warm-up, then half a cosine; by the
+        state's step, so skipped updates do not delay it. warmup_lr: where the warm-up starts.
       schedule_stretch: schedules are planned for so many times `total_steps` and stop early
         (V-JEPA, arXiv 2404.08471, section 3.3, has 1.25).
       weight_decay: decoupled decay, times the scheduled rate.
