@@ -345,11 +345,12 @@ def describe(
     data: Data,
     init_from: dict[str, Any] | None,
     teacher: dict[str, Any] | None = None,
+    ema_of: str | None = None,
 ) -> dict[str, Any]:
     """What every checkpoint says about itself: config, versions, data, licences, cases used.
 
     What the starting weights and the teacher have seen, the run has seen: `init_from` and `teacher`
-    are their provenance.
+    are their provenance. `ema_of` is the path that the checkpoint's item `ema` is the average of.
     """
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     versions = {name: importlib.metadata.version(name) for name in packages}
@@ -372,6 +373,7 @@ def describe(
         "pretrained_on": list(dict.fromkeys([*seen, *(f"{name} (train)" for name in datasets)])),
         "init_from": init_from,
         "teacher": teacher,
+        "ema_of": ema_of,
     }
 
 

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from surgjax.errors import UserError
 from surgjax.files import write_whole
-from surgjax.state import Params, TrainState, flatten, join
+from surgjax.state import Params, TrainState, flatten, join, with_average
 
 ITEMS = ("params", "opt_state", "ema", "meta")
 log = logging.getLogger("surgjax")
@@ -265,6 +265,14 @@ def read_params(path: Path, step: int | None = None, item: str = "params") -> tu
     if item == "params" and frozen.is_dir():
         params = join(params, read_frozen(folder.parent.parent))
     return params, json.loads((folder / "meta" / "metadata").read_text())
+
+
+def read_model(path: Path, step: int | None = None) -> tuple[Params, dict]:
+    """(what a run or step folder is used as, meta): `read_params`, averages in their places."""
+    folder = find_step(Path(path).absolute(), step)
+    params, meta = read_params(folder)
+    ema = _read(folder / "ema") if meta.get("ema_of") else None
+    return with_average(params, ema, meta.get("ema_of")), meta
 
 
 def write_frozen(run: Path, frozen: Params) -> None:

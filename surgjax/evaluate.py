@@ -1,5 +1,7 @@
 """Run a config's evaluations: while training, or afterwards on a finished run.
 
+An objective that keeps an average of its encoder is evaluated with the average.
+
 An evaluation is a block `evals.<name>` of a config; it names a file of surgjax/evals (by its own
 name or by `module`) and that file's arguments. Scalars are logged as <name>/<scalar>.
 """
@@ -12,12 +14,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from surgjax import build, config
-from surgjax.checkpoint import read_params
+from surgjax.checkpoint import read_model
 from surgjax.data.plan import ClipShape
 from surgjax.errors import Stopped, UserError
 from surgjax.preemption import StopSignal
 from surgjax.sharding import to_host
-from surgjax.state import Params, TrainState, join, rebuild, split
+from surgjax.state import Params, TrainState, join, rebuild, split, with_average
 from surgjax.writers import Metrics, RunFolder
 
 log = logging.getLogger("surgjax")
@@ -48,17 +50,23 @@ class Evaluators:
         active = config.active_evals(cfg)
         self._every = {name: int(block.every) for name, block in active.items()}
         self._made = {}
+        objective = config.component("surgjax.objectives", cfg.objective.name, "Objective")
+        self._reconstructs = hasattr(objective, "reconstruct")
         for name, block in active.items():
             arguments = config.to_dict(block)
             module = arguments.pop("module", name)
             del arguments["every"]
+            if module == "reconstruction" and not self._reconstructs:
+                raise UserError(
+                    f"evals.{name} has a store, but the objective {cfg.objective.name} fills in no "
+                    f"pixels; leave evals.{name}.store empty"
+                )
             self._made[name] = config.component("surgjax.evals", module, "Evaluator")(**arguments)
         encode = lambda params, video: _mean_tokens(learner, params, video)  # noqa: E731
         self._encode = jax.jit(encode)
         self._reconstruct = jax.jit(lambda params, batch: _reconstruct(learner, params, batch))
-        objective = config.component("surgjax.objectives", cfg.objective.name, "Objective")
         self._classify = None
-        if hasattr(objective, "predict"):
+        if hasattr(objective, "logits"):
             predict = lambda params, video: rebuild(learner.graphdef, params).predict(video)  # noqa: E731
             self._classify = jax.jit(predict)
         self._labels = config.to_dict(cfg.objective).get("labels", {})
@@ -74,7 +82,8 @@ class Evaluators:
         """Run the named evaluations on rank 0 and log their scalars; all processes must call it."""
         if not only:
             return {}
-        params = to_host(join(state.params, state.frozen))
+        params = join(state.params, state.frozen)
+        params = to_host(with_average(params, state.ema, self._learner.ema_of))
         if metrics is None:
             return {}
         return self.run_params(params, step, metrics, only=only)
@@ -94,7 +103,9 @@ class Evaluators:
         model = Model(
             encode=lambda video: self._call(self._encode, trained, video),
             random_encode=lambda video: self._call(self._encode, fresh, video),
-            reconstruct=lambda batch: self._call(self._reconstruct, trained, batch),
+            reconstruct=(lambda batch: self._call(self._reconstruct, trained, batch))
+            if self._reconstructs
+            else None,
             classify=self._classify and (lambda video: self._call(self._classify, trained, video)),
             labels=self._labels,
             clip=self._clip,
@@ -139,7 +150,7 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
     names = set(config.active_evals(own))
     if not names:
         raise UserError("no evaluation has a store; as in --config.evals.knn.store=STORE")
-    params, meta = read_params(workdir)
+    params, meta = read_model(workdir)
     learner = build.make_learner(own)
     clip = ClipShape(own.data.frames, own.data.stride, own.data.size)
     run = RunFolder(workdir)

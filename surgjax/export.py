@@ -75,7 +75,7 @@ def export(
       UserError: no whole checkpoint, unknown format, a model the format cannot hold, `out` taken.
       RuntimeError: the public class computes something else from the exported files.
     """
-    from surgjax.checkpoint import find_step, read_params
+    from surgjax.checkpoint import find_step, read_model
     from surgjax.interop import card, find_format
     from surgjax.interop.keys import from_ours
     from surgjax.state import flatten
@@ -85,7 +85,7 @@ def export(
     if not source.exists():
         raise UserError(f"{source} does not exist; expected a run folder; check --run")
     folder = find_step(source.absolute(), step)
-    tree, meta = read_params(folder)
+    tree, meta = read_model(folder)
     params = {path: np.asarray(array, np.float32) for path, array in flatten(tree).items()}
     meta = {**meta, "step": int(folder.name) if folder.name.isdigit() else 0}
     objective, graphdef = _abstract_objective(meta["config"], params, folder)
@@ -97,7 +97,7 @@ def export(
     metadata = {"surgjax": json.dumps(card.provenance(meta), sort_keys=True)}
 
     def fill(partial: Path) -> dict[str, Any] | None:
-        _write_tensors(partial / module.WEIGHTS, tensors, metadata)
+        _write_tensors(partial, module, tensors, metadata)
         for name, content in contents.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         parts = {path.split("/")[0] for path in params}
@@ -149,7 +149,7 @@ def reexport(
     metadata = {"surgjax": json.dumps({k: model.provenance[k] for k in own}, sort_keys=True)}
 
     def fill(partial: Path) -> dict[str, Any] | None:
-        _write_tensors(partial / module.WEIGHTS, tensors, metadata)
+        _write_tensors(partial, module, tensors, metadata)
         parity = None
         if module.MODEL_TYPE:
             config = {k: v for k, v in model.config.items() if k not in UNWRITTEN}
@@ -165,11 +165,17 @@ def reexport(
     return _appear_whole(out, fill)
 
 
-def _write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+def _write_tensors(
+    folder: Path, module: ModuleType, tensors: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
     from surgjax.interop import files
 
-    is_safetensors = path.suffix == ".safetensors"
-    (files.write_safetensors if is_safetensors else files.write_torch)(path, tensors, metadata)
+    path = folder / module.WEIGHTS
+    if path.suffix == ".safetensors":
+        files.write_safetensors(path, tensors, metadata)
+    else:
+        own = {"sections": module.sections} if hasattr(module, "sections") else {}
+        files.write_torch(path, tensors, metadata, **own)
 
 
 def _appear_whole(
@@ -264,6 +270,8 @@ def _compare(
         if "head" in parts:
             return {"logits": module.logits(batch["video"])}
         made = {"tokens": module.encode(batch["video"])}
+        if "predictor" in parts:
+            made["predictions"] = module.predict_everything(batch["video"])
         if "decoder" in parts:
             pictures = module.reconstruct(batch, jax.random.key(0))
             loss = ((pictures["prediction"] - pictures["target"]) ** 2).mean()

@@ -1,11 +1,14 @@
 """How fast a run goes and how long it will take: the numbers of a log line."""
 
+import logging
 import resource
 import sys
 import time
 
 import jax
 from tqdm import tqdm
+
+log = logging.getLogger("surgjax")
 
 # Dense bf16 matrix peak per device, FLOP/s, from the vendors' data sheets.
 PEAK_FLOPS = {
@@ -34,6 +37,11 @@ def memory_gb() -> float:
     return (used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
 
 
+# Features have collapsed below them: the deviation of targets that are normalised (1 where all
+# channels vary from token to token), and the effective rank of 128 of them.
+COLLAPSED = {"target_std": 0.1, "feature_rank": 3.0}
+
+
 class Meter:
     """Rates since the last log line; the first one includes compilation, none includes evaluation.
 
@@ -46,7 +54,7 @@ class Meter:
     def __init__(self, batch_size: int, flops_per_clip: float, step: int, last_step: int):
         self.batch_size, self.flops_per_clip, self.last_step = batch_size, flops_per_clip, last_step
         self._peak = peak_flops()
-        self._bar = None
+        self._bar, self._collapsed = None, False
         if sys.stderr.isatty() and jax.process_index() == 0:
             self._bar = tqdm(total=last_step, initial=step, unit="step", dynamic_ncols=True)
         self.restart(step)
@@ -84,6 +92,18 @@ class Meter:
         if self._peak:
             rates["mfu_percent"] = 100 * rates["tflops"] * 1e12 / self._peak
         return rates
+
+    def warn(self, step: int, scalars: dict[str, float]) -> None:
+        """One line when the scalars named in `COLLAPSED` say so for the first time in a row."""
+        low = [n for n, least in COLLAPSED.items() if n in scalars and scalars[n] < least]
+        if low and not self._collapsed:
+            found = ", ".join(f"{name} {scalars[name]:.3g} (< {COLLAPSED[name]:g})" for name in low)
+            log.warning(
+                "step %d: the targets have collapsed: %s; all clips get nearly the same features. "
+                "Lower optim.peak_lr or raise objective.ema_start, and start again",
+                *(step, found),
+            )
+        self._collapsed = bool(low)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -86,6 +86,18 @@ def subtree(params: Params, path: str) -> Params:
     return params
 
 
+def with_average(params: Params, ema: Params | None, path: str | None) -> Params:
+    """What a run is used as: its parameters, the average in the place of what it averages.
+
+    Evaluation, export and the start of another run take the average, as the field does; only
+    training itself goes on from the parameters it trains.
+    """
+    if ema is None:
+        return params
+    name, _, rest = path.partition("/")
+    return params | {name: with_average(params[name], ema, rest) if rest else ema}
+
+
 def lerp(old: Params, new: Params, momentum: jax.Array | float) -> Params:
     """momentum * old + (1 - momentum) * new, leaf by leaf, in f32."""
     mix = lambda m, p: momentum * m.astype(jnp.float32) + (1 - momentum) * p.astype(jnp.float32)  # noqa: E731

@@ -99,7 +99,8 @@ def _train(
         state = _with_frozen(state, abstract, workdir)
         provenance = meta["init_from"]
         log.info("restored step %d of %s", start, workdir)
-    meta = build.describe(cfg, data, provenance, teacher.provenance if teacher else None)
+    taught_by = teacher.provenance if teacher else None
+    meta = build.describe(cfg, data, provenance, taught_by, learner.ema_of)
     last = min(cfg.total_steps, cfg.stop_at_step or cfg.total_steps)
     metrics = None
     if run is not None:
@@ -145,6 +146,7 @@ def _train(
             values |= meter.read(step)
             metrics.write(step, values)
             log.info(line(step, last, values))
+            meter.warn(step, values)
             meter.restart(step)
         if step % cfg.checkpoint.every == 0 or step == last or code:
             checkpoints.save(state, step, meta | {"step": step})

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ DTYPES = {
 }  # fmt: skip
 # Where training programs keep the model inside a .pth, in the order they are tried.
 MODEL_KEYS = ("model", "module", "encoder", "teacher", "state_dict", "model_state")
+# Networks that V-JEPA's programs keep side by side; their tensors get these names as prefixes.
+SIDE_BY_SIDE = ("encoder", "predictor", "target_encoder")
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 PIP_LINE = "pip install 'torch>=2.6' --index-url https://download.pytorch.org/whl/cpu"
@@ -148,7 +150,11 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         ) from error
     found = content if isinstance(content, dict) else {}
     metadata = {k: v for k, v in found.items() if isinstance(v, str)}
-    state = next((found[k] for k in MODEL_KEYS if isinstance(found.get(k), dict)), found)
+    parts = [k for k in SIDE_BY_SIDE if isinstance(found.get(k), dict)]
+    if len(parts) > 1:
+        state = {f"{part}.{k}": v for part in parts for k, v in found[part].items()}
+    else:
+        state = next((found[k] for k in MODEL_KEYS if isinstance(found.get(k), dict)), found)
     tensors = {k: _numpy(v, torch) for k, v in state.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise UserError(
@@ -158,13 +164,21 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return tensors, metadata
 
 
-def write_torch(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write {"model": tensors, **metadata} as a PyTorch file. Raises UserError without PyTorch."""
+def write_torch(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    sections: Callable[[dict[str, Any]], dict[str, Any]] = lambda model: {"model": model},
+) -> None:
+    """Write {**sections(tensors), **metadata} as a PyTorch file. Raises UserError without PyTorch.
+
+    A tensor that is in several sections is stored once.
+    """
     torch = import_torch(f"writing {path.name}")
     model = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
     try:
         with whole(path) as part:
-            torch.save({"model": model, **metadata}, part)
+            torch.save({**sections(model), **metadata}, part)
     except RuntimeError as error:  # torch has no OSError for a full disk
         raise OSError(errno.ENOSPC, str(error).splitlines()[0]) from error
 

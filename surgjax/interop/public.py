@@ -16,6 +16,8 @@ from surgjax.interop import licence, sources
 from surgjax.interop.keys import to_ours
 from surgjax.state import Params, flatten, rebuild, split, unflatten
 
+NESTED = {"predictor_output"}  # outputs that hold outputs: theirs are "<name>.<inner name>"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -138,7 +140,9 @@ def reference(
         name: jax.tree.map(functools.partial(tensor, name), value) for name, value in inputs.items()
     }
     with torch.no_grad():
-        out = model(**given)
+        out = dict(model(**given))
+    for name in NESTED & set(out):
+        out |= {f"{name}.{inner}": value for inner, value in out[name].items()}
     return {k: v.numpy() for k, v in out.items() if isinstance(v, torch.Tensor)}
 
 

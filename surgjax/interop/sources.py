@@ -87,10 +87,10 @@ def is_run(path: Path) -> bool:
 def _from_run(
     path: Path, shapes: Mapping, config: Mapping, allow: Sequence[str]
 ) -> tuple[Reading, dict[str, Any]]:
-    from surgjax.checkpoint import find_step, read_params
+    from surgjax.checkpoint import find_step, read_model
 
     folder = find_step(path.absolute())
-    tree, meta = read_params(folder)
+    tree, meta = read_model(folder)
     params = {name: np.asarray(array, np.float32) for name, array in flatten(tree).items()}
     theirs, notes = meta.get("config", {}), []
     before, now = (c.get("objective", {}).get("name") for c in (theirs, config))
@@ -171,6 +171,8 @@ def _from_outside(
     notes = module.check_config(theirs, str(path)) if module.MODEL_TYPE else []
     tensors = module.canonical(outside.weights.tensors)
     reading = to_ours(module.TABLE, tensors, shapes, source=str(path), allow=allow)
+    if hasattr(module, "fitted"):
+        notes += module.fitted(reading.params, shapes)
     check_shapes(reading.params, shapes, path)
     if theirs:
         _check_heads(module.heads(theirs), reading.params, config, path)
@@ -238,6 +240,7 @@ def check_shapes(params: Mapping[str, np.ndarray], shapes: Mapping, path: Path) 
     field = {
         "encoder": "encoder.size",
         "decoder": "objective.decoder_width and decoder_depth",
+        "predictor": "objective.predictor_width and predictor_depth",
         "image_encoder": "objective.teacher.size",
     }
     if found == wanted or None in (found, wanted):
@@ -266,7 +269,7 @@ def _check_heads(found: Mapping[str, tuple[str, int]], params, config: Mapping, 
     """Raise UserError when a checkpoint splits the same width into other attention heads."""
     from surgjax.models.video_vit import SIZES
 
-    asked = config.get("objective", {}).get("decoder_heads")
+    objective = config.get("objective", {})
     for part, (field, heads) in found.items():
         if f"{part}/blocks/norm1/scale" not in params:
             continue
@@ -274,7 +277,10 @@ def _check_heads(found: Mapping[str, tuple[str, int]], params, config: Mapping, 
         published = {s.width: s.heads for s in SIZES.values()}
         if part == "decoder":
             published = {s.decoder_width: s.decoder_heads for s in SIZES.values()}
-            published = {width: asked} if asked else published
+        if part == "predictor":
+            published = {width: 12}
+        if objective.get(f"{part}_heads"):
+            published = {width: objective[f"{part}_heads"]}
         if heads != published.get(width, width // 64):
             raise UserError(
                 f"{path}/config.json has {field}={heads}; expected "
