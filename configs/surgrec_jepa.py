@@ -25,6 +25,7 @@ def get_config(variant: str = ""):
     # Published (model zoo of the release): ViT-L/16.
     cfg.encoder.size = "L"
     cfg.encoder.positions = "rope_3d"  # not published; assumed
+    cfg.encoder.qkv_bias = "all"
     cfg.encoder.remat = "dots"
     cfg.objective = dict(
         name="jepa",

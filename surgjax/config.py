@@ -47,6 +47,7 @@ def defaults() -> ConfigDict:
     cfg.encoder = ConfigDict()
     cfg.encoder.size = "B"
     cfg.encoder.positions = "sincos_1d"
+    cfg.encoder.qkv_bias = "qv"  # VideoMAE's; "all": also the keys', as V-JEPA
     cfg.encoder.remat = "none"
     cfg.encoder.drop_path = 0.0
     cfg.objective = ConfigDict()  # name and the arguments of surgjax/objectives/<name>.py

@@ -77,7 +77,6 @@ def export(
     """
     from surgjax.checkpoint import find_step, read_model
     from surgjax.interop import card, find_format
-    from surgjax.interop.keys import from_ours
     from surgjax.state import flatten
 
     source, out, module = Path(source), Path(out), find_format(format)
@@ -91,7 +90,7 @@ def export(
     objective, graphdef = _abstract_objective(meta["config"], params, folder)
     params = _what_fits(params, module, format)
     contents = module.json_files(objective, params)
-    tensors = from_ours(module.TABLE, params)
+    tensors = _outside_tensors(module, params, contents.get("config.json", {}))
     if hasattr(module, "fixed_tensors"):
         tensors |= module.fixed_tensors(objective, params)
     metadata = {"surgjax": json.dumps(card.provenance(meta), sort_keys=True)}
@@ -130,7 +129,6 @@ def reexport(
     """
     from surgjax import interop
     from surgjax.interop import card
-    from surgjax.interop.keys import from_ours
     from surgjax.state import flatten
 
     source, out = Path(source), Path(out)
@@ -142,9 +140,7 @@ def reexport(
             f"{source} is a {model.family} model and cannot become {format}; leave --format out, "
             f"or name a layout of the same network"
         )
-    tensors = from_ours(module.TABLE, flatten(model.params))
-    if hasattr(module, "outside_names"):
-        tensors = module.outside_names(tensors, model.config)
+    tensors = _outside_tensors(module, flatten(model.params), model.config)
     own = ("licence", "pretrained_on")
     metadata = {"surgjax": json.dumps({k: model.provenance[k] for k in own}, sort_keys=True)}
 
@@ -163,6 +159,17 @@ def reexport(
         return parity
 
     return _appear_whole(out, fill)
+
+
+def _outside_tensors(
+    module: ModuleType, params: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    from surgjax.interop.keys import from_ours
+
+    tensors = from_ours(module.TABLE, params)
+    if hasattr(module, "outside_names"):  # names that depend on the class
+        tensors = module.outside_names(tensors, config)
+    return tensors
 
 
 def _write_tensors(

@@ -88,12 +88,10 @@ class Table:
     Attributes:
       rows: the rows; their paths are unique.
       ignored: outside name glob -> why such a tensor carries nothing a model of ours needs.
-      spelled: last word on the names written, where they depend on what else is in the file.
     """
 
     rows: tuple[Row, ...]
     ignored: Mapping[str, str] = field(default_factory=dict)
-    spelled: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def from_ours(table: Table, params: Flat) -> dict[str, np.ndarray]:
                 out[_layer_name(name, i)] = np.asarray(part, order="C")
             if row.also:
                 out[_layer_name(row.also, i)] = np.asarray(parts[0], order="C")
-    return table.spelled(out)
+    return out
 
 
 def renamed(tensors: Flat, rename: Callable[[str], str]) -> dict[str, np.ndarray]:

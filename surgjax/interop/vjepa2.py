@@ -8,6 +8,7 @@ sees the context alone.
 """
 
 import importlib.util
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from jaxtyping import Array, Float, Int
 
 from surgjax.errors import UserError
 from surgjax.interop import public
-from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform, tubelet
-from surgjax.interop.videomae import IMAGENET_MEAN, IMAGENET_STD
+from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform, from_ours, tubelet
+from surgjax.interop.videomae import IMAGENET_MEAN, IMAGENET_STD, labels
 from surgjax.models.heads import AttentivePool
 from surgjax.models.token_decoder import TokenDecoder
 from surgjax.models.video_vit import Size, VideoViT
+from surgjax.state import flatten, split
 
 MODEL_TYPE = "vjepa2"
 WEIGHTS = "model.safetensors"
@@ -55,9 +57,14 @@ DEFAULTS = {
     "pred_num_mask_tokens": 10,
     "pred_mlp_ratio": 4.0,
 }
-JOINED = Transform(
-    lambda *biases: np.concatenate(biases), lambda bias, count: np.split(bias, count)
-)
+# Of a file whose run had no predictor: the classes hold one all the same.
+NO_PREDICTOR = {
+    "pred_hidden_size": 12,
+    "pred_num_attention_heads": 1,
+    "pred_num_hidden_layers": 1,
+    "pred_num_mask_tokens": 1,
+    "pred_mlp_ratio": 1.0,
+}
 MASK_TOKENS = Transform(lambda tokens: tokens[:, 0], lambda tokens, _: [tokens[:, None]])
 
 
@@ -70,10 +77,7 @@ def block_rows(
     out: str = "attention.proj",
 ) -> tuple[Row, ...]:
     """Rows of a stack of transformer blocks; `outside` is the name of one layer, with `{i}`."""
-    rows = [
-        Row(f"{ours}/attention/qkv/{kind}", tuple(f"{outside}.{n}.{name}" for n in qkv), how)
-        for kind, name, how in (("kernel", "weight", LINEAR), ("bias", "bias", JOINED))
-    ]
+    rows = linear(f"{ours}/attention/qkv", *(f"{outside}.{name}" for name in qkv))
     for mine, theirs in zip(("norm1", "norm2"), norms, strict=True):
         rows += affine(f"{ours}/{mine}", f"{outside}.{theirs}")
     for mine, theirs in {"attention/out": out, "mlp/up": "mlp.fc1", "mlp/down": "mlp.fc2"}.items():
@@ -81,26 +85,20 @@ def block_rows(
     return tuple(rows)
 
 
-def linear(ours: str, outside: str) -> list[Row]:
+def linear(ours: str, *outside: str) -> list[Row]:
+    """Rows of a linear map with bias, made of one or several of theirs."""
     return [
-        Row(f"{ours}/kernel", f"{outside}.weight", LINEAR),
-        Row(f"{ours}/bias", f"{outside}.bias"),
+        Row(f"{ours}/{mine}", tuple(f"{name}.{theirs}" for name in outside), LINEAR)
+        for mine, theirs in (("kernel", "weight"), ("bias", "bias"))
     ]
 
 
 def affine(ours: str, outside: str) -> list[Row]:
+    """Rows of a layer norm."""
     return [Row(f"{ours}/scale", f"{outside}.weight"), Row(f"{ours}/bias", f"{outside}.bias")]
 
 
-def _spelled(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The classifier's file calls the encoder and the predictor `vjepa2.`."""
-    if "classifier.weight" not in tensors:
-        return tensors
-    inner = ("encoder.", "predictor.")
-    return {f"vjepa2.{n}" if n.startswith(inner) else n: x for n, x in tensors.items()}
-
-
-_CROSS, _KV = "pooler.cross_attention_layer", ("k_proj", "v_proj")
+_CROSS = "pooler.cross_attention_layer"
 TABLE = Table(
     rows=(
         Row("encoder/embed/kernel", "encoder.embeddings.patch_embeddings.proj.weight", tubelet()),
@@ -122,14 +120,12 @@ TABLE = Table(
         ),
         *affine("head/cross/norm1", f"{_CROSS}.layer_norm1"),
         *linear("head/cross/q", f"{_CROSS}.cross_attn.q_proj"),
-        Row("head/cross/kv/kernel", tuple(f"{_CROSS}.cross_attn.{n}.weight" for n in _KV), LINEAR),
-        Row("head/cross/kv/bias", tuple(f"{_CROSS}.cross_attn.{n}.bias" for n in _KV), JOINED),
+        *linear("head/cross/kv", *(f"{_CROSS}.cross_attn.{n}_proj" for n in "kv")),
         *affine("head/cross/norm2", f"{_CROSS}.layer_norm2"),
         *linear("head/cross/mlp/up", f"{_CROSS}.mlp.fc1"),
         *linear("head/cross/mlp/down", f"{_CROSS}.mlp.fc2"),
         *linear("head/classifier", "classifier"),
     ),
-    spelled=_spelled,
 )
 
 
@@ -141,6 +137,24 @@ def recognises(names: Iterable[str]) -> bool:
 def canonical(tensors: Flat) -> dict[str, np.ndarray]:
     """Names as in the table: without the prefix that the classifier's files have."""
     return {name.removeprefix("vjepa2."): x for name, x in tensors.items()}
+
+
+def outside_names(tensors: Flat, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Tensors as the class that config.json names saves them; a predictor where there was none.
+
+    A fine-tuned run has lost its predictor, which the classes hold all the same: one of zeros.
+    """
+    made = dict(tensors)
+    if not any(name.startswith("predictor.") for name in made):
+        shapes = flatten(
+            split(nnx.eval_shape(lambda: _predictor(config, (1, 1, 1), nnx.Rngs(0))))[1]
+        )
+        zeros = {f"predictor/{path}": np.zeros(x.shape, np.float32) for path, x in shapes.items()}
+        made |= from_ours(TABLE, zeros)
+    if public.architecture(config) != CLASSIFIER:
+        return made
+    inner = ("encoder.", "predictor.")
+    return {f"vjepa2.{n}" if n.startswith(inner) else n: x for n, x in made.items()}
 
 
 def check_config(config: Mapping[str, Any], source: str) -> list[str]:
@@ -194,23 +208,7 @@ class Network(nnx.Module):
             layer_norm_eps=eps,
             rngs=rngs,
         )
-        inner = get("pred_hidden_size")
-        self.predictor = TokenDecoder(
-            width,
-            width,
-            width=inner,
-            depth=get("pred_num_hidden_layers"),
-            heads=get("pred_num_attention_heads"),
-            grid=self.encoder.grid,
-            positions=POSITIONS,
-            qkv_bias="all",
-            mask_tokens=get("pred_num_mask_tokens"),
-            mlp_ratio=int(inner * get("pred_mlp_ratio")) / inner,
-            layer_norm_eps=eps,
-            norm_eps=eps,
-            embed_bias=True,
-            rngs=rngs,
-        )
+        self.predictor = _predictor(config, self.encoder.grid, rngs)
         self.mask_token = 1 % get("pred_num_mask_tokens")
         self.classifies = public.architecture(config) == CLASSIFIER
         if self.classifies:
@@ -251,6 +249,29 @@ class Network(nnx.Module):
 
 
 network = Network
+
+
+def _predictor(
+    config: Mapping[str, Any], grid: tuple[int, int, int], rngs: nnx.Rngs
+) -> TokenDecoder:
+    get = lambda name: config.get(name, DEFAULTS[name])  # noqa: E731
+    width, inner, eps = get("hidden_size"), get("pred_hidden_size"), get("layer_norm_eps")
+    return TokenDecoder(
+        width,
+        width,
+        width=inner,
+        depth=get("pred_num_hidden_layers"),
+        heads=get("pred_num_attention_heads"),
+        grid=grid,
+        positions=POSITIONS,
+        qkv_bias="all",
+        mask_tokens=get("pred_num_mask_tokens"),
+        mlp_ratio=int(inner * get("pred_mlp_ratio")) / inner,
+        layer_norm_eps=eps,
+        norm_eps=eps,
+        embed_bias=True,
+        rngs=rngs,
+    )
 
 
 def prepare(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,13 +324,12 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
             f"encoder.positions={encoder.positions!r} cannot be exported: the V-JEPA 2 classes "
             f"turn queries and keys; expected 'rope_3d'; train with it to export"
         )
-    missing = sorted({row.ours for row in TABLE.rows if row.part == "predictor"} - set(params))
-    if missing:
-        raise UserError(
-            f"this run has no predictor ({missing[0]}), which VJEPA2Model holds; expected a run of "
-            f"the objective jepa; choose another --format"
-        )
-    predictor = objective.predictor
+    for path, field in (
+        ("encoder/blocks/attention/qkv/bias", "encoder.qkv_bias='qv', but the classes have 'all'"),
+        ("encoder/norm/scale", "objective.head='mean_pool', but the classes keep the final norm"),
+    ):
+        if path not in params:
+            raise UserError(f"{field}: this run cannot be exported so; choose another --format")
     frames, size, _ = (n * p for n, p in zip(encoder.grid, encoder.patch, strict=True))
     depth = lambda part: params[f"{part}/blocks/norm1/scale"].shape[0]  # noqa: E731
     ratio = lambda part: params[f"{part}/blocks/mlp/up/bias"].shape[-1]  # noqa: E731
@@ -328,15 +348,23 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "num_pooler_layers": 3,
-        "pred_hidden_size": predictor.width,
-        "pred_num_attention_heads": predictor.heads,
-        "pred_num_hidden_layers": depth("predictor"),
-        "pred_num_mask_tokens": params["predictor/mask_token"].shape[0],
+        **NO_PREDICTOR,
         "pred_zero_init_mask_tokens": True,
-        "pred_mlp_ratio": ratio("predictor") / predictor.width,
         "dtype": "float32",
         "torch_dtype": "float32",
     }
+    if "predictor/mask_token" in params:
+        predictor = objective.predictor
+        config |= {
+            "pred_hidden_size": predictor.width,
+            "pred_num_attention_heads": predictor.heads,
+            "pred_num_hidden_layers": depth("predictor"),
+            "pred_num_mask_tokens": params["predictor/mask_token"].shape[0],
+            "pred_mlp_ratio": ratio("predictor") / predictor.width,
+        }
+    if "head/query" in params:
+        config |= {"architectures": [CLASSIFIER], "num_pooler_layers": depth("head")}
+        config |= labels(objective)
     return {"config.json": config, "video_preprocessor_config.json": _processor(size)}
 
 
@@ -356,14 +384,20 @@ def _processor(size: int) -> dict[str, Any]:
     }
 
 
-def usage(frames: int) -> str:
-    """Code that loads an exported folder, for its card."""
-    return f"""from transformers import AutoVideoProcessor, VJEPA2Model
+def usage(frames: int, has_head: bool = False) -> str:
+    """Code that loads an exported folder, for its card; of a classifier or of an encoder."""
+    kind = CLASSIFIER if has_head else "VJEPA2Model"
+    result = (
+        """tokens = model(**clip, skip_predictor=True).last_hidden_state  # (1, tokens, width)"""
+    )
+    if has_head:
+        result = """scores = model(**clip).logits[0]  # model.config.id2label names them"""
+    return f"""from transformers import AutoVideoProcessor, {kind}
 
 processor = AutoVideoProcessor.from_pretrained(folder)
-model = VJEPA2Model.from_pretrained(folder).eval()
+model = {kind}.from_pretrained(folder).eval()
 clip = processor(frames, return_tensors="pt")  # {frames} RGB frames, (t, height, width, 3) uint8
-tokens = model(**clip, skip_predictor=True).last_hidden_state  # (1, tokens, width)"""
+{result}"""
 
 
 def has_reference() -> bool:
@@ -379,12 +413,14 @@ def reference(folder: Path, video: np.ndarray, masked: np.ndarray | None) -> dic
       masked: not used; the predictor is asked for all tokens.
 
     Returns:
-      tokens and predictions (b n d), float32.
+      tokens and predictions (b n d), of a classifier logits (b classes) alone. float32.
     """
     pixels = (video.astype(np.float32) / 255 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
-    config = {"architectures": ["VJEPA2Model"]}
+    config = json.loads((folder / "config.json").read_text())
     out = public.reference(folder, config, {"pixel_values_videos": pixels})
-    return {
-        "tokens": out["last_hidden_state"],
-        "predictions": out["predictor_output.last_hidden_state"],
+    names = {
+        "tokens": "last_hidden_state",
+        "predictions": "predictor_output.last_hidden_state",
+        "logits": "logits",
     }
+    return {mine: out[theirs] for mine, theirs in names.items() if theirs in out}

@@ -128,6 +128,8 @@ class VideoViT(nnx.Module):
         self.positions = positions
         self.remat, self.unroll, self.drop_path = remat, unroll, drop_path
         self.dtype = jnp.dtype(dtype)
+        if qkv_bias not in ("qv", "all"):
+            raise UserError(f"encoder.qkv_bias is {qkv_bias!r}; choose 'qv' or 'all'")
         check(positions, self.grid, self.width, self.heads)
         remat_policy(remat)
         values = self.patch[0] * self.patch[1] * self.patch[2] * 3

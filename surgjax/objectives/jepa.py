@@ -36,7 +36,7 @@ class Objective(nnx.Module):
     Args:
       frames, size: of the clips (square, pixels).
       encoder: arguments of `VideoViT`: size, positions, remat, drop_path, ... V-JEPA 2 has the
-        positions "rope_3d", V-JEPA "sincos_3d".
+        positions "rope_3d", V-JEPA "sincos_3d", both the qkv_bias "all".
       masks: "sample", or "reference(batch=24)"; see multiblock.py.
       blocks: name -> fields of `multiblock.Kind`; the context is encoded once for each kind.
       aspect: smallest and largest height / width of a block.
@@ -51,6 +51,9 @@ class Objective(nnx.Module):
 
     ema_of = "encoder"
     make_teacher = None
+    from_stores = None
+    init_allow = ()
+    batch_extras: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -75,12 +78,10 @@ class Objective(nnx.Module):
                 f"between 0 and 1, the first no larger than the last"
             )
         self.momenta = (ema_start, ema_end)
-        self.encoder = VideoViT(
-            frames=frames, image_size=size, qkv_bias="all", dtype=dtype, rngs=rngs, **encoder
-        )
+        self.encoder = VideoViT(frames=frames, image_size=size, dtype=dtype, rngs=rngs, **encoder)
         plan = multiblock.plan(self.encoder.grid, masks, blocks, aspect)
         self.masks = tuple(plan.items())
-        names = ("positions", "layer_norm_eps", "remat", "unroll", "drop_path")
+        names = ("positions", "qkv_bias", "layer_norm_eps", "remat", "unroll", "drop_path")
         self.predictor = TokenDecoder(
             self.encoder.width,
             self.encoder.width,
@@ -88,7 +89,6 @@ class Objective(nnx.Module):
             depth=predictor_depth,
             heads=predictor_heads,
             grid=self.encoder.grid,
-            qkv_bias="all",
             norm_eps=encoder.get("layer_norm_eps", 1e-6),
             embed_bias=True,
             dtype=dtype,

@@ -33,7 +33,7 @@ TINY = dict(  # heads of 20 and 16 channels: some are left alone by the rotation
 )
 CONFIG = {
     "data": {"frames": 4, "size": 48, "stride": "2"},
-    "encoder": {"size": "T", "positions": "rope_3d"},
+    "encoder": {"size": "T", "positions": "rope_3d", "qkv_bias": "all"},
     "objective": {
         "name": "jepa",
         "predictor_width": 36,
@@ -306,16 +306,43 @@ def test_a_run_is_exported_with_its_average(run, ours, shapes, tmp_path):
         assert loaded.missing == [] and not any("differ" in note for note in loaded.notes)
 
 
+@pytest.mark.torch
+def test_a_probed_run_is_exported_as_the_classifier(kit, tmp_path):
+    """Its predictor, which the class holds and does not ask, is of zeros."""
+    transformers = pytest.importorskip("transformers")
+    labels = {"phase": {"kind": "one_of_n", "classes": ["a", "b", "c"]}}
+    head = {"name": "classify", "head": "attentive", "head_depth": 1, "labels": labels}
+    config = CONFIG | {"objective": head}
+    folder = kit.save_run(
+        tmp_path / "run", kit.random_params(kit.build(config)), kit.META | {"config": config}
+    )
+    parity = export(folder, tmp_path / "hf", format="vjepa2")
+    assert parity["max_abs_difference"]["logits"] < 1e-4
+    kind = transformers.VJEPA2ForVideoClassification
+    model, info = kind.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    clip = {"pixel_values_videos": np.zeros((1, 4, 48, 48, 3), np.float32)}
+    assert interop.load(tmp_path / "hf").apply(**clip)["logits"].shape == (1, 3)
+
+
 def test_a_run_of_jepa_is_no_videomae(run, tmp_path):
     with pytest.raises(UserError, match="encoder.positions='rope_3d' cannot be exported"):
         export(run, tmp_path / "x", format="videomae")
 
 
-def test_a_run_without_predictor_is_no_vjepa2(tiny_run, tmp_path):
-    with pytest.raises(UserError, match="cannot be exported: the V-JEPA 2 classes"):
-        export(tiny_run, tmp_path / "x", format="vjepa2")
-    with pytest.raises(UserError, match="expected 'rope_3d' or|'rope_3d' or 'sincos_3d'"):
-        export(tiny_run, tmp_path / "x", format="vjepa2_official")
+def test_a_run_of_another_network_is_no_vjepa2(tiny_run, kit, tmp_path):
+    for name, message in (
+        ("vjepa2", "cannot be exported: the V-JEPA 2 classes turn queries"),
+        ("vjepa2_official", "V-JEPA's programs have 'rope_3d' or 'sincos_3d'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export(tiny_run, tmp_path / "x", format=name)
+    config = CONFIG | {"encoder": {"size": "T", "positions": "rope_3d"}}
+    params = kit.random_params(kit.build(config))
+    folder = kit.save_run(tmp_path / "run", params, kit.META | {"config": config})
+    with pytest.raises(UserError, match="encoder.qkv_bias='qv', but the classes have 'all'"):
+        export(folder, tmp_path / "x", format="vjepa2")
 
 
 def test_other_heads_of_the_same_width(ours, tmp_path):
