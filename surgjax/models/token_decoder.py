@@ -1,7 +1,5 @@
 """A narrow transformer that fills in hidden tokens: the MAE decoder, and JEPA's predictor."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +10,7 @@ from surgjax.models.layers import (
     Block,
     LayerNorm,
     Linear,
+    QkvBias,
     remat_policy,
     run_stack,
     stack,
@@ -46,7 +45,7 @@ class TokenDecoder(nnx.Module):
         heads: int,
         grid: tuple[int, int, int],
         positions: str = "sincos_1d",
-        qkv_bias: Literal["qv", "all"] = "qv",
+        qkv_bias: QkvBias = "qv",
         mask_tokens: int = 1,
         layer_norm_eps: float = 1e-6,
         norm_eps: float = 1e-5,

@@ -1,7 +1,7 @@
 """The video transformer of VideoMAE: tubelets in, tokens out (arXiv 2203.12602, section 3)."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ class VideoViT(nnx.Module):
         *,
         final_norm: bool = True,
         positions: str = "sincos_1d",
-        qkv_bias: Literal["qv", "all"] = "qv",
+        qkv_bias: str = "qv",
         patch: tuple[int, int, int] = (2, 16, 16),
         layer_norm_eps: float = 1e-6,
         norm_eps: float | None = None,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.nn.initializers import truncated_normal
+from jax.nn.initializers import normal
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
@@ -49,6 +49,7 @@ class Objective(nnx.Module):
       UserError: a value that does not fit, naming the field.
     """
 
+    samples = "clips"
     ema_of = "encoder"
     make_teacher = None
     from_stores = None
@@ -177,7 +178,7 @@ class Objective(nnx.Module):
         embed = 2 * tokens * values * width
         trained = 0
         for _, kind in self.masks:
-            kept, hidden = kind.kind.keep * tokens, kind.kind.predict * tokens
+            kept, hidden = (int(s * tokens) for s in (kind.kind.keep, kind.kind.predict))
             trained += embed + mae.block_flops(encoder, kept)
             trained += mae.decoder_flops(self.predictor, kept, hidden)
         return 3.0 * trained + embed + mae.block_flops(encoder, tokens)
@@ -190,7 +191,7 @@ def start_as_published(network: nnx.Module, rngs: nnx.Rngs) -> None:
     divided by sqrt(2 l); biases and mask tokens are zero, scales one.
     """
     flat = flatten(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
-    draw = truncated_normal(0.02, lower=-100.0, upper=100.0)  # the reference cuts at 2, not at 2 sd
+    draw = normal(0.02)  # cut at 2 there, which are 100 deviations
     for path, leaf in flat.items():
         name = path.rsplit("/", 1)[-1]
         if name == "kernel":
