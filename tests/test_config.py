@@ -24,6 +24,7 @@ CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
 VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
 VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]
+VARIANTS += [("surgrec_jepa", "reference")]
 
 
 def load(name, variant="", store="somewhere"):
@@ -35,7 +36,7 @@ def load(name, variant="", store="somewhere"):
     return cfg
 
 
-@pytest.mark.parametrize("name, variant", VARIANTS)
+@pytest.mark.parametrize("name, variant", [*VARIANTS, ("surgrec_jepa", "vjepa1")])
 def test_config_is_valid_and_its_state_has_a_shape(name, variant, store):
     cfg = load(name, variant, store)
     config.check(cfg, name)

@@ -54,6 +54,27 @@ def test_a_mask_hides_keys():
     np.testing.assert_allclose(out, np.concatenate([shorter, dense(q, k, v)[1:]]), atol=2e-6)
 
 
+def test_hidden_keys_are_as_if_they_were_not_there():
+    """Values and gradients of rows of unequal length, in blocks with a remainder."""
+    q, k, v = inputs(5, 7)
+    seen = np.ones((2, 7), bool)
+    seen[0, [1, 5, 6]] = False
+    probe = np.random.default_rng(9).standard_normal(q.shape).astype(np.float32)
+
+    def outcome(q, k, v):
+        return (blockwise(q, k, v, jnp.asarray(seen), scores=30) * probe).sum()
+
+    found = jax.jit(jax.grad(outcome, (0, 1, 2)))(q, k, v)
+    for sample in range(2):
+        rows, keys = slice(sample, sample + 1), np.flatnonzero(seen[sample])
+        plain = jax.grad(lambda *x: (traceable_dense(*x) * probe[rows]).sum(), (0, 1, 2))  # noqa: B023
+        alone = plain(q[rows], k[rows][:, keys], v[rows][:, keys])
+        np.testing.assert_allclose(found[0][rows], alone[0], atol=1e-5)
+        for with_hidden, without in zip(found[1:], alone[1:], strict=True):
+            np.testing.assert_allclose(with_hidden[rows][:, keys], without, atol=1e-5)
+            assert not with_hidden[rows][:, ~seen[sample]].any()
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = inputs(6, 6, scale=60.0)
     out, grads = jax.value_and_grad(lambda *x: attention(*x).sum(), (0, 1, 2))(q, k, v)
