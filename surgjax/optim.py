@@ -16,7 +16,8 @@ from surgjax.state import Params, flatten, unflatten
 
 # Last name of the path: vectors and learned tokens.
 NO_DECAY = ("bias", "scale", "q_bias", "v_bias", "layer_scale1", "layer_scale2")
-NO_DECAY += ("mask_token", "cls_token", "registers", "positions")
+NO_DECAY += ("mask_token", "cls_token", "registers", "positions", "time_positions", "query")
+NO_DECAY += ("logit_scale", "logit_bias", "temperature")
 
 EMBEDDING = ("embed", "cls_token", "registers", "positions")  # below an encoder's first block
 

@@ -184,7 +184,7 @@ class Mlp(nnx.Module):
         self.down = Linear(hidden, width, dtype=dtype, rngs=rngs)
         self.activation, self.gated = ACTIVATIONS[activation], gated
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b *n d"]) -> Float[Array, "b *n d"]:
         if self.gated:
             return self.down(self.activation(self.gate(x)) * self.up(x))
         return self.down(self.activation(self.up(x)))
@@ -254,7 +254,7 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) ->
 
 def run_stack(
     blocks: nnx.Module,
-    x: Float[Array, "b n d"],
+    x: Float[Array, "b *n d"],
     *,
     remat: str = "none",
     drop_path: float = 0.0,
@@ -262,7 +262,7 @@ def run_stack(
     unroll: int | bool = 1,
     rotate: Rotation | None = None,
     mask: Bool[Array, "#b #heads #n #n"] | None = None,
-) -> Float[Array, "b n d"]:
+) -> Float[Array, "b *n d"]:
     """Apply stacked blocks in turn with `lax.scan`.
 
     Args:

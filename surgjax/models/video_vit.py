@@ -25,14 +25,14 @@ from surgjax.models.positions import check, placed
 
 
 class Size(NamedTuple):
-    """An encoder and its MAE decoder."""
+    """An encoder and its MAE decoder, where it has one."""
 
     width: int
     depth: int
     heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
+    decoder_width: int = 0
+    decoder_depth: int = 0
+    decoder_heads: int = 0
     mlp_ratio: float = 4.0
 
 
