@@ -181,7 +181,7 @@ def _write_tensors(
     if path.suffix == ".safetensors":
         files.write_safetensors(path, tensors, metadata)
     else:
-        own = {"sections": module.sections} if hasattr(module, "sections") else {}
+        own = {"content": module.content} if hasattr(module, "content") else {}
         files.write_torch(path, tensors, metadata, **own)
 
 

@@ -102,6 +102,7 @@ def public_card(model: Model, parity: str) -> str:
     if name not in HUB_NAMES:
         head["license_name"] = name
     head["tags"] = [TAG]
+    head["pretrained_on"] = model.pretrained_on  # for layouts whose files have no place for it
     if str(model.provenance["source"]).count("/") == 1:  # a name on the hub
         head["base_model"] = model.provenance["source"]
     notes = "\n".join(f"- {note}" for note in licence.notes([name]))

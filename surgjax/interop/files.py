@@ -168,17 +168,17 @@ def write_torch(
     path: Path,
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, str],
-    sections: Callable[[dict[str, Any]], dict[str, Any]] = lambda model: {"model": model},
+    content: Callable[[dict, dict], dict] = lambda model, metadata: {"model": model, **metadata},
 ) -> None:
-    """Write {**sections(tensors), **metadata} as a PyTorch file. Raises UserError without PyTorch.
+    """Write content(tensors, metadata) as a PyTorch file. Raises UserError without PyTorch.
 
-    A tensor that is in several sections is stored once.
+    A tensor that is in it several times is stored once.
     """
     torch = import_torch(f"writing {path.name}")
     model = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
     try:
         with whole(path) as part:
-            torch.save({**sections(model), **metadata}, part)
+            torch.save(content(model, dict(metadata)), part)
     except RuntimeError as error:  # torch has no OSError for a full disk
         raise OSError(errno.ENOSPC, str(error).splitlines()[0]) from error
 

@@ -205,9 +205,9 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 def _format_by_type(config: Mapping[str, Any], path: Path):
     modules = {name: find_format(name) for name in formats()}
-    found = [m for m in modules.values() if m.MODEL_TYPE == config["model_type"]]
+    found = [m for m in modules.values() if config["model_type"] in model_types(m)]
     if not found:
-        folders = [m.MODEL_TYPE for m in modules.values() if m.MODEL_TYPE]
+        folders = [name for m in modules.values() for name in model_types(m)]
         layouts = [name for name, m in modules.items() if not m.MODEL_TYPE]
         raise UserError(
             f"{path} looks like a {config['model_type']!r} model "
@@ -216,6 +216,12 @@ def _format_by_type(config: Mapping[str, Any], path: Path):
             f"give another folder or file"
         )
     return found[0]
+
+
+def model_types(module: ModuleType) -> tuple[str, ...]:
+    """What config.json may say of a format's folders; a family of towers has several."""
+    kind = module.MODEL_TYPE or ()
+    return (kind,) if isinstance(kind, str) else kind
 
 
 def _format_by_names(names: Mapping[str, Any], path: Path):
@@ -306,7 +312,10 @@ def provenance(path: Path, outside: Outside) -> dict[str, Any]:
         "source": hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else path.absolute().name,
         "format": outside.module.__name__.rsplit(".", 1)[-1],
         "licence": licence.normalised(stated.get("licence") or name or outside.module.LICENCE),
-        "pretrained_on": stated.get("pretrained_on") or from_card or UNKNOWN_DATA,
+        "pretrained_on": stated.get("pretrained_on")
+        or card.get("pretrained_on")
+        or from_card
+        or UNKNOWN_DATA,
         "used_cases": None,
         "sha256": outside.weights.sha256,
     }

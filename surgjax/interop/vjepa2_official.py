@@ -75,15 +75,14 @@ def canonical(tensors: Flat) -> dict[str, np.ndarray]:
     return renamed(tensors, rename)
 
 
-def sections(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def content(model: dict[str, Any], metadata: dict[str, str]) -> dict[str, Any]:
     """The file's parts, as the programs read them."""
     parts: dict[str, dict[str, Any]] = {"encoder": {}, "predictor": {}}
     for name, tensor in model.items():
         part, _, short = name.partition(".")
         parts[part][f"module.backbone.{short}"] = tensor
-    return {name: part for name, part in parts.items() if part} | {
-        "target_encoder": parts["encoder"]
-    }
+    held = {name: part for name, part in parts.items() if part}
+    return held | {"target_encoder": parts["encoder"], **metadata}
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:

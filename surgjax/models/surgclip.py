@@ -54,7 +54,7 @@ class SurgCLIP(nnx.Module):
         self, video: Shaped[Array | np.ndarray, "b t h w c"], rng: jax.Array | None = None
     ) -> Float[Array, "b t e"]:
         """One vector of length 1 for each of a normalised clip's steps; float32."""
-        return unit(self.video_projection(self.encoder.encode(video, rng)))
+        return self.project_video(self.encoder.encode(video, rng))
 
     def encode_text(
         self,
@@ -64,7 +64,15 @@ class SurgCLIP(nnx.Module):
         rng: jax.Array | None = None,
     ) -> Float[Array, "b e"]:
         """One vector of length 1 a sentence; `mask` is False for padding; float32."""
-        return unit(self.text_projection(self.text_encoder.encode(ids, mask, rng=rng)))
+        return self.project_text(self.text_encoder.encode(ids, mask, rng=rng))
+
+    def project_video(self, pooled: Float[Array, "b t d"]) -> Float[Array, "b t e"]:
+        """Steps of the video tower in the common space."""
+        return unit(self.video_projection(pooled))
+
+    def project_text(self, pooled: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        """Sentences of the text tower in the common space."""
+        return unit(self.text_projection(pooled))
 
     def similarity(
         self, video: Float[Array, "b t e"], text: Float[Array, "m e"]
