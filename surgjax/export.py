@@ -129,13 +129,14 @@ def reexport(
     """
     from surgjax import interop
     from surgjax.interop import card
+    from surgjax.interop.sources import model_types
     from surgjax.state import flatten
 
     source, out = Path(source), Path(out)
     _check_out(out)
     model = interop.load(source)
     module = interop.find_format(format or model.family)
-    if module.MODEL_TYPE and module.MODEL_TYPE != model.config.get("model_type"):
+    if module.MODEL_TYPE and model.config.get("model_type") not in model_types(module):
         raise UserError(
             f"{source} is a {model.family} model and cannot become {format}; leave --format out, "
             f"or name a layout of the same network"

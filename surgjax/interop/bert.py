@@ -5,7 +5,7 @@ beta. `BertModel` has a pooler unless it was built without, which config.json do
 decides.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from surgjax.errors import UserError
 from surgjax.interop import public
 from surgjax.interop.keys import LINEAR, Flat, Row, Table
+from surgjax.interop.vit import ACTIVATIONS, refuse_unknown
 from surgjax.models.layers import ACTIVATIONS as FUNCTIONS
 from surgjax.models.layers import LayerNorm, Linear
 from surgjax.models.text import TextTransformer
@@ -26,10 +27,10 @@ LICENCE = "unknown"  # of a folder that states none
 CLASSES = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
 # Fields of config.json that must have these values for our networks to compute the same.
 FIXED = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
+    "position_embedding_type": ["absolute"],
+    "is_decoder": [False],
+    "add_cross_attention": [False],
+    "tie_word_embeddings": [True],
 }
 # Fields of config.json that a folder may leave out: the public class's defaults.
 DEFAULTS = {
@@ -43,14 +44,6 @@ DEFAULTS = {
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
     "pad_token_id": 0,
-}
-# Hugging Face's names of activations -> ours.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "silu": "silu",
 }
 
 
@@ -138,34 +131,8 @@ def completed(config: Mapping[str, Any], tensors: Flat) -> dict[str, Any]:
 
 def check_config(config: Mapping[str, Any], source: str) -> list[str]:
     """Nothing to note. Raises UserError for a class or a field that our networks do not have."""
-    refuse_unknown(config, source, CLASSES, FIXED)
+    refuse_unknown(config, source, " or ".join(CLASSES), **FIXED)
     return []
-
-
-def refuse_unknown(
-    config: Mapping[str, Any], source: str, classes: Sequence[str], fixed: Mapping[str, Any]
-) -> None:
-    """Raise UserError for a class not in `classes`, or a field that is not as in `fixed`.
-
-    Activations that our networks do not have are refused too.
-    """
-    kind = (config.get("architectures") or classes)[0]
-    if kind not in classes:
-        raise UserError(
-            f"{source} was saved by {kind}; expected {', '.join(classes)}; use a folder of one of "
-            f"these"
-        )
-    for field, wanted in fixed.items():
-        if config.get(field, wanted) != wanted:
-            raise UserError(
-                f"{source}/config.json has {field}={config[field]!r}; expected {wanted!r}, the "
-                f"only value our networks know; use another checkpoint"
-            )
-    if config.get("hidden_act", "gelu") not in ACTIVATIONS:
-        raise UserError(
-            f"{source}/config.json has hidden_act={config['hidden_act']!r}; expected "
-            f"{', '.join(ACTIVATIONS)}; use another checkpoint"
-        )
 
 
 def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:

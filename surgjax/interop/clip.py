@@ -11,14 +11,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from surgjax.errors import UserError
 from surgjax.interop import public
-from surgjax.interop.bert import ACTIVATIONS, checked_ids, norm_pair, pair, refuse_unknown
-from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform, renamed
+from surgjax.interop.bert import checked_ids, norm_pair, pair
+from surgjax.interop.keys import LINEAR, Flat, Row, Table, renamed
+from surgjax.interop.timm import patches
+from surgjax.interop.vit import ACTIVATIONS, one, refuse_unknown
 from surgjax.models.clip_vision import ClipVision
 from surgjax.models.layers import Linear
 from surgjax.models.text import LEGACY_EOS, TextTransformer
@@ -57,15 +58,6 @@ VISION = {
 }
 
 
-def _patches(kernel: np.ndarray, _: int) -> list[np.ndarray]:
-    side = math.isqrt(len(kernel) // 3)
-    return [rearrange(kernel, "(h w c) d -> d c h w", h=side, w=side)]
-
-
-# Conv2d weight (d, c, h, w) <-> kernel over flat square patches of any size, rows (h, w, c).
-PATCHES = Transform(lambda conv: rearrange(conv, "d c h w -> (h w c) d"), _patches)
-
-
 def block_rows(ours: str, outside: str) -> tuple[Row, ...]:
     """Rows of a tower's blocks; `outside` is the name of one layer, with `{i}`."""
     rows = []
@@ -88,7 +80,7 @@ TOWER_ROWS = (
     Row("text_encoder/positions", "text_model.embeddings.position_embedding.weight"),
     *block_rows("text_encoder/blocks", "text_model.encoder.layers.{i}"),
     *norm_pair("text_encoder/norm", "text_model.final_layer_norm"),
-    Row("image_encoder/embed/kernel", "vision_model.embeddings.patch_embedding.weight", PATCHES),
+    Row("image_encoder/embed/kernel", "vision_model.embeddings.patch_embedding.weight", patches()),
     Row("image_encoder/positions", "vision_model.embeddings.position_embedding.weight"),
     *block_rows("image_encoder/blocks", "vision_model.encoder.layers.{i}"),
     *norm_pair("image_encoder/norm", "vision_model.post_layernorm"),
@@ -209,16 +201,11 @@ def check_towers(
     config: Mapping[str, Any], source: str, classes: tuple[str, ...], text: Mapping, vision: Mapping
 ) -> None:
     """Raise UserError for a class not in `classes`, or for settings no tower of ours has."""
-    refuse_unknown(config, source, classes, {})
-    refuse_unknown(tower_config(config, "text", text) | {"architectures": None}, source, ("",), {})
-    seen = tower_config(config, "vision", vision) | {"architectures": None}
-    refuse_unknown(seen, source, ("",), {"num_channels": 3})
-    for field in ("image_size", "patch_size"):
-        if not isinstance(seen[field], int):
-            raise UserError(
-                f"{source}/config.json has {field}={seen[field]}; expected one number, our "
-                f"pictures and patches are square; use another checkpoint"
-            )
+    refuse_unknown({"architectures": classes, **config}, source, " or ".join(classes))
+    for tower, defaults in (("text", text), ("vision", vision)):
+        fields = tower_config(config, tower, defaults)
+        fields.pop("architectures", None)
+        refuse_unknown(fields, source, "")
 
 
 def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
@@ -251,14 +238,14 @@ def vision_tower(family: str, config: Mapping[str, Any], *, rngs: nnx.Rngs) -> C
     width = config["hidden_size"]
     return ClipVision(
         family,
-        config["image_size"],
+        one(config["image_size"]),
         size=Size(
             width,
             config["num_hidden_layers"],
             config["num_attention_heads"],
             mlp_ratio=config["intermediate_size"] / width,
         ),
-        patch=config["patch_size"],
+        patch=one(config["patch_size"]),
         activation=ACTIVATIONS[config["hidden_act"]],
         layer_norm_eps=config["layer_norm_eps"],
         has_pool=config.get("vision_use_head", True),
@@ -382,7 +369,7 @@ def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np
     ids = np.where(mask, rng.integers(0, end, mask.shape), text["pad_token_id"])
     ids[np.arange(3), mask.sum(axis=1) - 1] = end
     sentences = {"input_ids": ids.astype(np.int32), "attention_mask": mask}
-    pictures = random_pictures(vision["image_size"], rng)
+    pictures = random_pictures(one(vision["image_size"]), rng)
     return of_kind(config, (sentences, pictures, sentences | pictures))
 
 

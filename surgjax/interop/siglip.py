@@ -28,6 +28,7 @@ from surgjax.interop.clip import (
     with_prefix,
 )
 from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform
+from surgjax.interop.vit import one
 from surgjax.models.layers import Linear
 
 MODEL_TYPE = ("siglip", "siglip_text_model", "siglip_vision_model")
@@ -188,5 +189,5 @@ def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np
     ids = rng.integers(2, text["vocab_size"], (3, count))
     ids[np.arange(count) >= np.array([[count], [count // 2], [2]])] = 1
     sentences = {"input_ids": ids.astype(np.int32)}
-    pictures = random_pictures(vision["image_size"], rng)
+    pictures = random_pictures(one(vision["image_size"]), rng)
     return of_kind(config, (sentences, pictures, sentences | pictures))

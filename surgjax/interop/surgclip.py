@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from surgjax.errors import UserError
 from surgjax.interop import bert
 from surgjax.interop.bert import checked_ids, norm_pair, pair, tower_rows
-from surgjax.interop.clip import PATCHES
 from surgjax.interop.keys import Flat, Row, Table, renamed
+from surgjax.interop.timm import patches
 from surgjax.interop.videomae_official import block_rows
 from surgjax.models.surgclip import SurgCLIP
 from surgjax.models.video_vit import Size
@@ -27,7 +27,7 @@ LICENCE = "unknown"  # the package says MIT; what the weights are under, their p
 _MODEL, _BLOCK = "vision_encoder.model", "vision_encoder.model.blocks.{i}"
 TABLE = Table(
     rows=(
-        Row("encoder/embed/kernel", f"{_MODEL}.patch_embed.proj.weight", PATCHES),
+        Row("encoder/embed/kernel", f"{_MODEL}.patch_embed.proj.weight", patches()),
         Row("encoder/embed/bias", f"{_MODEL}.patch_embed.proj.bias"),
         Row("encoder/cls_token", f"{_MODEL}.cls_token"),
         Row("encoder/positions", f"{_MODEL}.pos_embed"),
@@ -65,6 +65,16 @@ def canonical(tensors: Flat) -> dict[str, np.ndarray]:
         tensors,
         lambda name: name.removeprefix("module.").replace("text_encoder.bert.", "text_encoder."),
     )
+
+
+def outside_names(tensors: Flat, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors. Raises UserError for a part of the network: the package would not complain."""
+    if config.get("architectures") != ["SurgCLIP"]:
+        raise UserError(
+            "the surgclip layout holds both towers and their maps; expected all of SurgCLIP, not "
+            "one of its towers; leave --format out"
+        )
+    return dict(tensors)
 
 
 def config_of(tensors: Flat) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from surgjax.errors import UserError
 from surgjax.interop import public
-from surgjax.interop.bert import ACTIVATIONS, norm_pair, pair, refuse_unknown
-from surgjax.interop.clip import PATCHES
+from surgjax.interop.bert import norm_pair, pair
 from surgjax.interop.keys import Flat, Row, Table
+from surgjax.interop.timm import patches
+from surgjax.interop.vit import ACTIVATIONS, one, refuse_unknown
 from surgjax.models.layers import Linear
 from surgjax.models.timesformer import TimeSformer
 from surgjax.models.video_vit import Size
@@ -25,7 +26,7 @@ WEIGHTS = "model.safetensors"
 LICENCE = "unknown"  # of a folder that states none
 CLASSES = ("TimesformerModel", "TimesformerForVideoClassification")
 # Fields of config.json that must have these values for our networks to compute the same.
-FIXED = {"attention_type": "divided_space_time", "num_channels": 3, "qkv_bias": True}
+FIXED = {"attention_type": ["divided_space_time"], "qkv_bias": [True]}
 # Fields of config.json that a folder may leave out: the public class's defaults.
 DEFAULTS = {
     "image_size": 224,
@@ -46,7 +47,7 @@ _EMBEDDINGS, _LAYER, _BLOCKS = (
 )
 TABLE = Table(
     rows=(
-        Row("encoder/embed/kernel", f"{_EMBEDDINGS}.patch_embeddings.projection.weight", PATCHES),
+        Row("encoder/embed/kernel", f"{_EMBEDDINGS}.patch_embeddings.projection.weight", patches()),
         Row("encoder/embed/bias", f"{_EMBEDDINGS}.patch_embeddings.projection.bias"),
         Row("encoder/cls_token", f"{_EMBEDDINGS}.cls_token"),
         Row("encoder/positions", f"{_EMBEDDINGS}.position_embeddings"),
@@ -83,15 +84,9 @@ def check_config(config: Mapping[str, Any], source: str) -> list[str]:
 
     Raises UserError for a class or a field that our networks do not have.
     """
-    refuse_unknown(config, source, CLASSES, FIXED)
-    get = lambda name: config.get(name, DEFAULTS[name])  # noqa: E731
-    for field in ("image_size", "patch_size"):
-        if not isinstance(get(field), int):
-            raise UserError(
-                f"{source}/config.json has {field}={get(field)}; expected one number, our "
-                f"pictures and patches are square; use another checkpoint"
-            )
-    return [f"trained on {get('num_frames')} frames of {get('image_size')} pixels"]
+    refuse_unknown(config, source, " or ".join(CLASSES), **FIXED)
+    frames, size = (config.get(n, DEFAULTS[n]) for n in ("num_frames", "image_size"))
+    return [f"trained on {frames} frames of {one(size)} pixels"]
 
 
 def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
@@ -113,8 +108,8 @@ class Network(nnx.Module):
                 mlp_ratio=get("intermediate_size") / width,
             ),
             get("num_frames"),
-            get("image_size"),
-            patch=get("patch_size"),
+            one(get("image_size")),
+            patch=one(get("patch_size")),
             has_pool=False,
             activation=ACTIVATIONS[get("hidden_act")],
             layer_norm_eps=get("layer_norm_eps"),
@@ -146,7 +141,7 @@ def prepare(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, A
 def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Two random clips."""
     frames, size = (config.get(n, DEFAULTS[n]) for n in ("num_frames", "image_size"))
-    clips = rng.standard_normal((2, frames, size, size, 3))
+    clips = rng.standard_normal((2, frames, one(size), one(size), 3))
     return {"pixel_values": clips.astype(np.float32)}
 
 

@@ -198,6 +198,8 @@ def test_bert_without_a_pooler(tmp_path):
     found = model.apply(**examples(model))
     assert set(found) == {"last_hidden_state"}
     np.testing.assert_allclose(found["last_hidden_state"], expected, atol=1e-4)
+    with pytest.raises(UserError, match="holds both towers"):
+        reexport(folder, tmp_path / "out", format="surgclip")
 
 
 def test_bert_of_the_hub_starts_a_text_tower(tmp_path):
@@ -231,7 +233,7 @@ def test_wrong_missing_and_unused_tensors_are_told(clip, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(hidden_act="relu"), "hidden_act='relu'; expected gelu"),
+        (dict(hidden_act="relu"), "hidden_act='relu'; expected 'gelu'"),
         (dict(is_decoder=True), "is_decoder=True; expected False"),
         (dict(architectures=["BertForTokenClassification"]), "saved by BertForTokenClass.*BertMod"),
     ],
@@ -243,7 +245,7 @@ def test_settings_our_bert_does_not_have(bert, tmp_path, change, message):
 
 def test_settings_our_towers_do_not_have(clip, tmp_path):
     rectangle = VISION | dict(image_size=[24, 16])
-    with pytest.raises(UserError, match="image_size=.24, 16.; expected one number"):
+    with pytest.raises(UserError, match="image_size=.24, 16.; expected a square"):
         interop.load(rewritten(clip, tmp_path / "a", dict, vision_config=rectangle))
     grey = VISION | dict(num_channels=1)
     with pytest.raises(UserError, match="num_channels=1; expected 3"):
@@ -254,8 +256,8 @@ def test_settings_our_towers_do_not_have(clip, tmp_path):
     folder = public_folder(tmp_path / "d", *CLASSES["TimesformerModel"])
     with pytest.raises(UserError, match="attention_type='joint_space_time'; expected 'divided"):
         interop.load(rewritten(folder, tmp_path / "e", dict, attention_type="joint_space_time"))
-    with pytest.raises(UserError, match="patch_size=.8, 8.; expected one number"):
-        interop.load(rewritten(folder, tmp_path / "f", dict, patch_size=[8, 8]))
+    with pytest.raises(UserError, match="patch_size=.8, 4.; expected a square"):
+        interop.load(rewritten(folder, tmp_path / "f", dict, patch_size=[8, 4]))
 
 
 def test_wrong_inputs_are_told(bert, clip, tmp_path):
