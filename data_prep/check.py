@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep import sources, tables
+from data_prep import captions, sources, tables
 from data_prep.plan import PROBE_THREADS, Settings, expected_frames, frame_bytes, size_on_disk
 from data_prep.shards import parse_fps, show_size, source_of
 from data_prep.sources import Found, Video
@@ -55,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
     good = {video: header for video, header in headers.items() if isinstance(header, Header)}
     odd = list(found.warnings)
     _check_labels(source, args.root, found, good, odd, damage)
+    _check_spans(args, found, headers, damage)
 
     print(f"{args.root}: {name}, layout {found.layout_status}")
     if len(headers) < len(found.videos):
@@ -106,11 +107,16 @@ def _check_labels(source, root: Path, found: Found, good, odd: list, damage: lis
             odd += source.check_labels(root, video, header.frames)
         except UserError as error:
             damage.append(str(error))
-    ids = {video.video_id for video in found.videos}
-    for name, read in tables.SPANS.items():
-        if (root / f"{name}.csv").exists():
+
+
+def _check_spans(args: argparse.Namespace, found: Found, headers, damage: list) -> None:
+    file, clips = captions.find(args.root, args.captions), args.root / "clips.csv"
+    by_id = [(video.video_id, header) for video, header in headers.items()]
+    ends = captions.ends_by_header(found, by_id)
+    for path, read in ((file, captions.read), (clips, tables.clips)):
+        if path is not None and path.is_file():
             try:
-                print(f"  {name}.csv: {len(read(root / f'{name}.csv', ids)):,} rows")
+                print(f"  {path.name}: {len(read(path, ends)):,} rows")
             except UserError as error:
                 damage.append(str(error))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from surgjax.benchmark import pictures
+from surgjax.data.record import LEVELS
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
 from surgjax.files import write_whole
@@ -54,6 +55,8 @@ def inspect(store: Store, out: Path) -> str:
         made.append(
             pictures.save(ribbons(store, task, description, labels), out / f"labels_{task}.png")
         )
+    if store.has_captions:
+        lines += _caption_counts(store.captions())
     made.append(pictures.save(histograms(store), out / "histograms.png"))
     quarantined = int(store.meta.get("counts", {}).get("quarantined", 0))
     if quarantined:
@@ -167,6 +170,24 @@ def _label_counts(task: str, description: dict, labels: dict[str, np.ndarray]) -
         number = (values >= 0.5).sum(0)
     shown = ", ".join(f"{name} {n}" for name, n in zip(names, number, strict=False))
     return f"{task} ({description['kind']}, {len(values)} labelled frames): {shown}"
+
+
+def _caption_counts(captions: dict[str, np.ndarray]) -> list[str]:
+    """A line a level: how many, how long, and the words of the first."""
+    seconds = (captions["end_ms"] - captions["start_ms"]) / 1000
+    paired = captions["surgical"] & captions["descriptive"]
+    lines = []
+    for level in LEVELS:
+        own = captions["level"] == level
+        if own.any():
+            text = captions["text"][own]
+            words = np.mean([len(caption.split()) for caption in text])
+            lines.append(
+                f"captions, {level}: {own.sum()} of {len(set(captions['video'][own]))} videos, "
+                f"{(own & paired).sum()} surgical and descriptive, {np.mean(seconds[own]):.1f} s "
+                f"and {words:.0f} words on average, as {text[0]!r}"
+            )
+    return lines
 
 
 def _spread(values: np.ndarray, most: int) -> list[int]:

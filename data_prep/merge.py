@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep import tables
+from data_prep import captions, tables
 from data_prep.plan import PARTS, PLAN, Plan
 from data_prep.sources import Found, Refused, Times, Video
 from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
@@ -24,13 +24,17 @@ QUARANTINE = "quarantine.parquet"
 FLAGS = ["damaged", "dark", "interlaced", "small", "variable_rate"]
 
 
-def merge(plan: Plan, root: Path, out: Path, source, found: Found) -> dict:
+def merge(
+    plan: Plan, root: Path, out: Path, source, found: Found, captioned: Path | None = None
+) -> dict:
     """Name the shards, write the tables and store.json; returns store.json.
 
     Args:
       source: the source module, for the labels.
+      captioned: the csv file with the captions.
     Raises:
-      UserError: no video could be read (quarantine.parquet says why), or labels do not fit.
+      UserError: no video could be read (quarantine.parquet says why), or labels or captions do
+        not fit.
     """
     parts = [_summary(part) for part in _sidecars(plan, out)]
     refused = plan.refused + [Refused(**row) for part in parts for row in part["refused"]]
@@ -41,6 +45,8 @@ def merge(plan: Plan, root: Path, out: Path, source, found: Found) -> dict:
     by_id = {video.video_id: video for video in found.videos}
     for video in stored:
         source.check_labels(root, by_id[video["video_id"]], video["decoded"])
+    ends = captions.ends_by_header(found, ()) | {v["video_id"]: v["end_ms"] for v in stored}
+    rows_of_captions = captions.read(captioned, ends) if captioned else []
 
     shards = _name_shards(out, parts)
     rows = _video_rows(parts, by_id, plan.settings.frames_per_record)
@@ -50,10 +56,9 @@ def merge(plan: Plan, root: Path, out: Path, source, found: Found) -> dict:
     tasks = _write_labels(out, root, source, found, _sidecars(plan, out), by_id)
     names = ["videos.parquet", QUARANTINE, *(f"labels/{task}.parquet" for task in tasks)]
     ids = {video.video_id for video in found.videos}
-    for name, read in tables.SPANS.items():
-        if (root / f"{name}.csv").exists() and (spans := read(root / f"{name}.csv", ids)):
-            tables.write_spans(out / f"{name}.parquet", spans)
-            names.append(f"{name}.parquet")
+    if (root / "clips.csv").exists() and (spans := tables.clips(root / "clips.csv", ids)):
+        tables.write_clips(out / "clips.parquet", spans)
+        names.append("clips.parquet")
     names += _write_tfds(out, shards)
 
     datasets = sorted({row["dataset"] for row in rows})
@@ -81,6 +86,7 @@ def merge(plan: Plan, root: Path, out: Path, source, found: Found) -> dict:
         "shards": shards,
         "tables": {name: tables.sha256(out / name) for name in names},
     }
+    captions.write(out, store, rows_of_captions)
     write_whole(out / "store.json", json.dumps(store, indent=1) + "\n")
     clean(out)
     return store
@@ -111,7 +117,8 @@ def _sidecars(plan: Plan, out: Path) -> Iterator[dict]:
 def _summary(part: dict) -> dict:
     """The part without its times, which would not fit into memory for a large store."""
     for video in part["videos"]:
-        video["frames"] = len(video.pop("t_ms"))
+        t_ms = video.pop("t_ms")
+        video["frames"], video["end_ms"] = len(t_ms), t_ms[-1] + 1000 / video["stored_fps"]
         del video["index"]
     return part
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_prep import sources, tables
+from data_prep import captions, sources, tables
 from data_prep.merge import QUARANTINE, clean, merge, quarantine_only
 from data_prep.parts import disk_full_message, is_disk_full, run_parts, tasks
 from data_prep.plan import (
@@ -34,6 +34,7 @@ from data_prep.plan import (
     size_on_disk,
 )
 from data_prep.video import Header, Unreadable
+from surgjax.data.store import open_store
 from surgjax.errors import UserError, nearest
 
 ABOUT = ("dataset", "domain", "procedure", "anatomy", "licence")
@@ -86,6 +87,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a known layout ({', '.join(n for n in sources.known() if n != sources.FOLDER)}) "
         "or a name for your own videos",
     )
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        help="csv file with captions (default: captions.csv beside the videos, if it is there)",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -111,8 +117,9 @@ def main(args: argparse.Namespace) -> int:
 def _prepare(args, root, out, settings, name, about, source, found) -> int:
     store_name = f"{found.videos[0].dataset if found.videos else name}-{settings.fps}"
     store_name += "" if settings.fps == "native" else "fps"
+    captioned = captions.find(root, args.captions)
     if (out / "store.json").exists():
-        return _already_there(out, settings, name, about, found)
+        return _already_there(out, settings, name, about, found, captioned)
     if (out / PLAN).exists():
         plan = read_plan(out)
         _check_same(plan, store_name, name, about, settings, out, root, found)
@@ -120,7 +127,7 @@ def _prepare(args, root, out, settings, name, about, source, found) -> int:
     else:
         _check_empty(out)
         headers = probe_all(found.videos)
-        _check_labels(source, root, found, headers)
+        _check_labels(source, root, found, headers, captioned)
         plan = make_plan(store_name, name, about, settings, root, found, headers)
         plan.write(out)
     if not plan.videos:
@@ -131,7 +138,7 @@ def _prepare(args, root, out, settings, name, about, source, found) -> int:
     jobs = tasks(plan, root, out, threads=cores if workers == 1 else 1)
     with _Progress(plan.frames) as progress:
         run_parts(jobs, None if args.workers == 1 else workers, progress)
-    store = merge(plan, root, out, source, found)
+    store = merge(plan, root, out, source, found, captioned)
     counts = store["counts"]
     size = sum(shard["bytes"] for shard in store["shards"])
     print(
@@ -201,7 +208,12 @@ def _check(args: argparse.Namespace) -> tuple[Path, Path, Settings]:
 
 
 def _already_there(
-    out: Path, settings: Settings, name: str, about: dict, found: sources.Found
+    out: Path,
+    settings: Settings,
+    name: str,
+    about: dict,
+    found: sources.Found,
+    captioned: Path | None,
 ) -> int:
     try:
         store = json.loads((out / "store.json").read_text(encoding="utf-8"))
@@ -228,7 +240,12 @@ def _already_there(
             f"{out} is a finished store of something else ({'; '.join(odd)}); give another --out"
         )
     clean(out)
-    print(f"{out} is finished: {store['counts']['videos']} videos; nothing to do")
+    done = "nothing to do"
+    if captioned is not None:
+        finished = open_store(out)
+        if captions.renew(finished, captions.read(captioned, captions.ends_in_store(finished))):
+            done = f"its captions are now those of {captioned}"
+    print(f"{out} is finished: {store['counts']['videos']} videos; {done}")
     return 0
 
 
@@ -267,16 +284,21 @@ def _check_empty(out: Path) -> None:
 
 
 def _check_labels(
-    source, root: Path, found: sources.Found, headers: list[Header | Unreadable]
+    source,
+    root: Path,
+    found: sources.Found,
+    headers: list[Header | Unreadable],
+    captioned: Path | None,
 ) -> None:
     for video, header in zip(found.videos, headers, strict=True):
         if isinstance(header, Header):
             for warning in source.check_labels(root, video, header.frames):
                 print(f"warning: {warning}")
-    ids = {video.video_id for video in found.videos}
-    for name, read in tables.SPANS.items():
-        if (root / f"{name}.csv").exists():
-            read(root / f"{name}.csv", ids)
+    ids = [video.video_id for video in found.videos]
+    if (root / "clips.csv").exists():
+        tables.clips(root / "clips.csv", set(ids))
+    if captioned is not None:
+        captions.read(captioned, captions.ends_by_header(found, zip(ids, headers, strict=True)))
 
 
 def _check_space(plan: Plan, out: Path) -> None:

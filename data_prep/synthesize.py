@@ -4,6 +4,7 @@
     OUT/phase_annotations/videoNN-phase.txt     Frame, Phase: one row a frame
     OUT/tool_annotations/videoNN-tool.txt       Frame, Grasper, Hook, Clipper: every 25th frame
     OUT/splits.csv                              video, split (train, val, test), hospital
+    OUT/captions.csv                            sentences on operations, phases and actions
     OUT/synthesis.json                          the settings that rendered it
 
 Equal settings give equal bytes. A video is written after its label files and appears whole, so a
@@ -11,6 +12,8 @@ second run of the same command renders only what is missing.
 """
 
 import argparse
+import csv
+import io
 import json
 import multiprocessing
 import os
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import captions, narration
 from data_prep.operation import HOSPITALS, INSTRUMENTS, PHASES, plan_operation
 from surgjax.errors import UserError
 from surgjax.files import whole, write_whole
@@ -59,6 +63,24 @@ def _encode(path: Path, images, size: tuple[int, int]) -> None:
         container.mux(stream.encode(None))
 
 
+def _operation(number: int, frames: int, seed: int, size: tuple[int, int]):
+    """(generator, plan) of operation `number`; the generator goes on to draw its pictures."""
+    rng = np.random.default_rng([seed, number])
+    hospital = HOSPITALS[(number - 1) % 2]
+    return rng, plan_operation(rng, frames, RATE, hospital, size[0] / size[1])
+
+
+def _write_captions(out: Path, videos: int, frames: int, seed: int, size: tuple[int, int]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, narration.COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for number in range(1, videos + 1):
+        _, plan = _operation(number, frames, seed, size)
+        rng = np.random.default_rng([seed, number, 1])  # apart from that of the pictures
+        table.writerows(narration.captions(f"video{number:02d}", plan, RATE, rng))
+    write_whole(out / captions.FILE, text.getvalue())
+
+
 def _render(out: str, number: int, frames: int, seed: int, size: tuple[int, int]) -> str:
     """Renders operation `number` (from 1) and its labels; returns its name."""
     import cv2
@@ -70,9 +92,7 @@ def _render(out: str, number: int, frames: int, seed: int, size: tuple[int, int]
     video = root / "videos" / f"{name}.mp4"
     if video.exists():
         return name
-    rng = np.random.default_rng([seed, number])
-    hospital = HOSPITALS[(number - 1) % 2]
-    plan = plan_operation(rng, frames, RATE, hospital, size[0] / size[1])
+    rng, plan = _operation(number, frames, seed, size)
     rows = [f"{i}\t{PHASES[p]}" for i, p in enumerate(plan.phase)]
     write_whole(
         root / "phase_annotations" / f"{name}-phase.txt", "\n".join(["Frame\tPhase", *rows, ""])
@@ -152,6 +172,8 @@ def synthesize(
         f"video{i + 1:02d},{split},{HOSPITALS[i % 2]}" for i, split in enumerate(splits(videos))
     ]
     write_whole(out / "splits.csv", "\n".join(["video,split,hospital", *rows, ""]))
+
+    _write_captions(out, videos, frames, seed, size)
 
     workers = min(videos, workers or os.cpu_count() or 1)
     todo = [(str(out), number, frames, seed, tuple(size)) for number in range(1, videos + 1)]

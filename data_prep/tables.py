@@ -1,7 +1,7 @@
 """The store's tables: written whole or not at all, checked where a person wrote the source."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources import LabelTable, Refused, number, read_rows
-from surgjax.data.record import VIDEO_COLUMNS
+from surgjax.data.record import CAPTION_COLUMNS, VIDEO_COLUMNS
 from surgjax.errors import UserError, nearest
 from surgjax.files import whole
 
 ROWS_IN_MEMORY = 1_000_000  # rows of a label table gathered before they are written
-MAX_TEXT = 10_000  # characters of a caption
 
 
 def sha256(path: Path) -> str:
@@ -87,39 +86,31 @@ class LabelWriter:
             self._whole.__exit__(*error)
 
 
-def captions(path: Path, videos: set[str]) -> list[dict]:
-    """Rows of captions.csv. Raises UserError naming the first bad row."""
-    rows = []
-    for where, row in read_rows(path, ["video_id", "start_ms", "end_ms", "level", "text"]):
-        row |= _span(row, where, videos)
-        for name in ("level", "text"):
-            if not row[name] or "\0" in row[name] or len(row[name]) > MAX_TEXT:
-                raise UserError(f"{where}: {name} is empty or longer than {MAX_TEXT} characters")
-        rows.append(row)
-    return rows
-
-
-def clips(path: Path, videos: set[str]) -> list[dict]:
+def clips(path: Path, videos: Container[str]) -> list[dict]:
     """Rows of clips.csv. Raises UserError naming the first bad row."""
     rows = []
     for where, row in read_rows(path, ["video_id", "start_ms", "end_ms"], ("label", "weight")):
-        row |= _span(row, where, videos)
+        row |= span(row, where, videos)
         if "weight" in row:
             row["weight"] = number(row["weight"], where, "weight")
         rows.append(row)
     return rows
 
 
-def write_spans(path: Path, rows: list[dict]) -> None:
-    """captions.parquet or clips.parquet, in the order of the csv file."""
+def write_clips(path: Path, rows: list[dict]) -> None:
+    """clips.parquet, in the order of the csv file."""
     kinds = {"start_ms": pa.int64(), "end_ms": pa.int64(), "weight": pa.float64()}
     _write(path, rows, pa.schema({name: kinds.get(name, pa.string()) for name in rows[0]}))
 
 
-SPANS: dict[str, Callable[[Path, set[str]], list[dict]]] = {"captions": captions, "clips": clips}
+def write_captions(path: Path, rows: list[dict]) -> None:
+    """captions.parquet, in the order of the csv file."""
+    columns = {name: pa.type_for_alias(kind) for name, kind in CAPTION_COLUMNS.items()}
+    _write(path, rows, pa.schema(columns))
 
 
-def _span(row: dict[str, str], where: str, videos: set[str]) -> dict[str, int]:
+def span(row: dict[str, str], where: str, videos: Container[str]) -> dict[str, int]:
+    """start_ms and end_ms of a row. Raises UserError naming it."""
     if row["video_id"] not in videos:
         raise UserError(f"{where}: no video {row['video_id']!r}{nearest(row['video_id'], videos)}")
     start, end = (number(row[name], where, name) for name in ("start_ms", "end_ms"))

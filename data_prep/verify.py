@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import simplejpeg
 from array_record.python import array_record_module
 
-from data_prep import sources, tables
+from data_prep import captions, sources, tables
 from data_prep.sources import Times
 from data_prep.video import Seen, Unreadable, kept_frames
-from surgjax.data.record import SCHEMA_VERSION, parse
+from surgjax.data.record import CAPTION_COLUMNS, LEVELS, SCHEMA_VERSION, parse
 from surgjax.data.store import Store, open_store
 from surgjax.errors import DAMAGE, UserError
 
@@ -105,6 +105,8 @@ def check_store(path: Path) -> Iterator[str]:
         yield from _shard_problems(path / shard["file"], shard["records"], first, videos, n)
         first += shard["records"]
     yield from _label_problems(path, store["tasks"], videos)
+    if captions.TABLE in digests:
+        yield from _caption_problems(path, counts.get("captions"), videos)
 
 
 def check_against(store: Store, root: Path, count: int, seed: int) -> list[str]:
@@ -188,6 +190,24 @@ def _label_problems(path: Path, tasks: dict[str, dict], videos: list[dict]) -> I
             label = table["label"].to_numpy()
             if np.any((label < 0) | (label >= len(about["classes"]))):
                 yield f"labels/{task}.parquet holds classes that store.json does not name"
+
+
+def _caption_problems(path: Path, count: int | None, videos: list[dict]) -> Iterator[str]:
+    table = pq.read_table(path / captions.TABLE)
+    if table.column_names != list(CAPTION_COLUMNS):
+        yield f"{captions.TABLE} has the columns {', '.join(table.column_names)}"
+        return
+    if count != len(table):
+        yield f"store.json counts {count} captions, {captions.TABLE} holds {len(table)}"
+    names = {video["video_id"] for video in videos}
+    if strange := set(table["video_id"].unique().to_pylist()) - names:
+        yield f"{captions.TABLE} names {min(strange)}, which is no video of the store"
+    if strange := set(table["level"].unique().to_pylist()) - set(LEVELS):
+        yield f"{captions.TABLE} has captions of level {min(strange)!r}"
+    if np.any(table["start_ms"].to_numpy() >= table["end_ms"].to_numpy()):
+        yield f"{captions.TABLE} has captions that end before they start"
+    if len(table["caption_id"].unique()) != len(table):
+        yield f"{captions.TABLE} has an id twice"
 
 
 def _compare(store, video, name, wanted, source, root, recording, labels) -> list[str]:

@@ -6,7 +6,7 @@ Optional files beside them, in the root:
                   video,t,label           seconds; the frame on screen at t has the label
                   and perhaps a column `task` (default "label"); `video` is the path below the root,
                   with or without its suffix
-    captions.csv  video_id,start_ms,end_ms,level,text
+    captions.csv  video_id,start_ms,end_ms,level,text and more, see data_prep/captions.py
     clips.csv     video_id,start_ms,end_ms and perhaps label,weight
 """
 

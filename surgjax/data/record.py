@@ -7,8 +7,8 @@ A store is a folder:
                                the frames; at most MAX_RECORDS records each
     videos.parquet             one row a video (VIDEO_COLUMNS, split_<name>, qc_<flag>)
     labels/<task>.parquet      one row a labelled stored frame
-    clips.parquet, captions.parquet
-                               only where the source has them
+    captions.parquet           one row a caption (CAPTION_COLUMNS), where the source has them
+    clips.parquet              where the source has them
     quarantine.parquet         what could not be read, and why
 
 A record is a tf.train.Example holding n consecutive stored frames of one video; n is
@@ -39,6 +39,23 @@ VIDEO_COLUMNS = {
     "height": "int32",
     "frames": "int64",
     "first_record": "int64",
+}
+
+# Coarse: an operation or its narration; mid: a phase or step; fine: a task or action.
+LEVELS = ("coarse", "mid", "fine")
+
+# `raw_text` is what was said, `text` what is trained on; `surgical` and `descriptive` say whether a
+# person who sees the clip could agree.
+CAPTION_COLUMNS = {
+    "caption_id": "string",
+    "video_id": "string",
+    "level": "string",
+    "start_ms": "int64",
+    "end_ms": "int64",
+    "raw_text": "string",
+    "text": "string",
+    "surgical": "bool",
+    "descriptive": "bool",
 }
 
 

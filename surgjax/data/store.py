@@ -155,14 +155,8 @@ class Store:
             known = sorted(p.stem for p in (self.path / "labels").glob("*.parquet"))
             raise UserError(f"{self.path} has no labels of task {task!r}; it has {known or 'none'}")
         table = self._table(f"labels/{task}.parquet", read_dictionary=["video_id"])
-        ids = table["video_id"].combine_chunks()
-        rows = pc.index_in(ids.dictionary, value_set=self._ids)
-        if rows.null_count:
-            raise UserError(
-                f"{path} labels a video that videos.parquet lacks; prepare the store again"
-            )
         out = {
-            "video": rows.to_numpy(zero_copy_only=False)[_numbers(ids.indices)].astype(np.int32),
+            "video": self._rows_of(table, path),
             "t_ms": _numbers(table["t_ms"]).astype(np.int64, copy=False),
         }
         if "label" in table.column_names:
@@ -170,6 +164,34 @@ class Store:
         values = table["values"].combine_chunks()
         flat = _numbers(values.flatten()).astype(np.float32, copy=False)
         return out | {"values": flat.reshape(len(values), -1)}
+
+    @property
+    def has_captions(self) -> bool:
+        return (self.path / "captions.parquet").is_file()
+
+    def captions(self) -> dict[str, np.ndarray]:
+        """Columns of captions.parquet (record.CAPTION_COLUMNS), read at every call; in place of
+        "video_id" is "video", int32 row of videos.parquet. Strings are objects.
+
+        Raises:
+          UserError: the store has no captions.
+        """
+        path = self.path / "captions.parquet"
+        if not self.has_captions:
+            raise UserError(
+                f"{self.path} has no captions; run its `python -m data_prep shards` command again "
+                "with --captions FILE"
+            )
+        table = self._table(path.name, read_dictionary=["video_id"])
+        missing = [name for name in record.CAPTION_COLUMNS if name not in table.column_names]
+        if missing:
+            raise UserError(
+                f"{path} lacks the columns {', '.join(missing)}; it was written by an older "
+                "surgjax: prepare the store again"
+            )
+        names = [name for name in record.CAPTION_COLUMNS if name != "video_id"]
+        columns = {name: _numbers(table[name]) for name in names}
+        return {"video": self._rows_of(table, path)} | columns
 
     def read(self, video: Whole, frames: Frames) -> list[bytes]:
         """Encoded frames of one video, in the order asked for; a record is read once for
@@ -205,6 +227,16 @@ class Store:
         readers = self._local.__dict__.get("readers", {})
         while readers:
             readers.popitem()[1].close()
+
+    def _rows_of(self, table: pa.Table, path: Path) -> np.ndarray:
+        """Rows of videos.parquet named by a table's dictionary-encoded video_id, int32."""
+        ids = table["video_id"].combine_chunks()
+        rows = pc.index_in(ids.dictionary, value_set=self._ids)
+        if rows.null_count:
+            raise UserError(
+                f"{path} names a video that videos.parquet lacks; prepare the store again"
+            )
+        return rows.to_numpy(zero_copy_only=False)[_numbers(ids.indices)].astype(np.int32)
 
     def _frame_at(self, video: Whole, t_ms: int, fps: float) -> int:
         low, high = 0, int(self.frames[video]) - 1

@@ -1,4 +1,4 @@
-"""Labels reach the right frames: Cholec80 files, labels.csv, captions and clips."""
+"""Labels reach the right frames: Cholec80 files, labels.csv, clips."""
 
 import csv
 from pathlib import Path
@@ -228,24 +228,11 @@ def test_bad_labels_csv(own, tmp_path, text, message):
         make.shards(own, tmp_path / "s", "--fps", "native")
 
 
-def test_captions_and_clips(own, tmp_path):
-    write(
-        own / "captions.csv",
-        'video_id,start_ms,end_ms,level,text\nx/a,0,900,clip,"Cut, then clip."\n',
-    )
+def test_clips_csv(own, tmp_path):
     write(
         own / "clips.csv", "video_id,start_ms,end_ms,label,weight\nb,0,2000,cut,0.5\nx/a,40,80,,1\n"
     )
     make.shards(own, tmp_path / "s")
-    assert make.rows(tmp_path / "s", "captions") == [
-        {
-            "video_id": "x/a",
-            "start_ms": 0,
-            "end_ms": 900,
-            "level": "clip",
-            "text": "Cut, then clip.",
-        }
-    ]
     clips = make.rows(tmp_path / "s", "clips")
     assert clips[0] == {
         "video_id": "b",
@@ -260,18 +247,15 @@ def test_captions_and_clips(own, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("x/c,0,900,clip,words", "row 3: no video 'x/c'"),
-        ("x/a,900,900,clip,words", "row 3: start_ms 900, end_ms 900"),
-        ("x/a,0,90.5,clip,words", "row 3: .*whole milliseconds"),
-        ("x/a,-1,90,clip,words", "row 3: start_ms is '-1'"),
-        ("x/a,0,900,clip, ", "row 3: text is empty"),
-        ("x/a,0,900,words", "row 3: 4 values; expected 5"),
+        ("x/c,0,900", "row 3: no video 'x/c'"),
+        ("x/a,900,900", "row 3: start_ms 900, end_ms 900"),
+        ("x/a,0,90.5", "row 3: .*whole milliseconds"),
+        ("x/a,-1,90", "row 3: start_ms is '-1'"),
+        ("x/a,0", "row 3: 2 values; expected 3"),
     ],
 )
-def test_bad_captions_stop_before_any_work(own, tmp_path, row, message):
-    write(
-        own / "captions.csv", f"video_id,start_ms,end_ms,level,text\nx/a,0,900,clip,fine\n{row}\n"
-    )
+def test_bad_clips_stop_before_any_work(own, tmp_path, row, message):
+    write(own / "clips.csv", f"video_id,start_ms,end_ms\nx/a,0,900\n{row}\n")
     with pytest.raises(UserError, match=message):
         make.shards(own, tmp_path / "s")
     assert not (tmp_path / "s" / "plan.json").exists()

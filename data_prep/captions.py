@@ -1,0 +1,138 @@
+"""Captions of a store: captions.csv beside the videos, or the file that --captions names.
+
+    video_id,start_ms,end_ms,level,text    and perhaps  caption_id,raw_text,surgical,descriptive
+
+level is coarse (an operation), mid (a phase or step) or fine (a task or action). Without them,
+caption_id is the row's place in the file, raw_text is the text, and surgical and descriptive are
+1; where these two columns are given, an empty value is 0.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from data_prep import tables
+from data_prep.sources import Found, read_rows
+from data_prep.video import Header, Unreadable
+from surgjax.data.record import LEVELS
+from surgjax.data.store import Store
+from surgjax.errors import UserError, nearest
+from surgjax.files import write_whole
+
+FILE, TABLE = "captions.csv", "captions.parquet"
+MAX_TEXT = 10_000  # characters
+SLACK_MS = 1_000  # a transcript may end a little after the pictures
+TRUE, FALSE = ("1", "true", "True"), ("0", "false", "False", "")
+
+
+def find(root: Path, given: Path | None) -> Path | None:
+    """The file with the captions of the videos below `root`: `given`, or the one beside them.
+
+    Raises:
+      UserError: `given` is no file.
+    """
+    if given is None:
+        return root / FILE if (root / FILE).is_file() else None
+    if not given.is_file():
+        raise UserError(f"--captions {given} is no file; expected a csv file with captions")
+    return given
+
+
+def ends_by_header(
+    found: Found, headers: Iterable[tuple[str, Header | Unreadable]]
+) -> dict[str, float | None]:
+    """Length of each video in milliseconds as far as its header tells, for `read`."""
+    ends: dict[str, float | None] = {row.video_id: None for row in found.refused}
+    ends |= {video.video_id: None for video in found.videos}
+    return ends | {
+        name: 1000 * header.seconds for name, header in headers if isinstance(header, Header)
+    }
+
+
+def ends_in_store(store: Store) -> dict[str, float | None]:
+    """Length of each video of a finished store in milliseconds, None for those in quarantine."""
+    quarantined = pq.read_table(store.path / "quarantine.parquet", columns=["video_id"])
+    ends: dict[str, float | None] = dict.fromkeys(quarantined["video_id"].to_pylist())
+    for video, frames in enumerate(store.frames):
+        last = store.read_times(video, [frames - 1])[0]
+        ends[store.video_id(video)] = last + 1000 / float(store.videos["stored_fps"][video])
+    return ends
+
+
+def read(path: Path, ends: Mapping[str, float | None]) -> list[dict]:
+    """Rows of CAPTION_COLUMNS in the order of the file.
+
+    Args:
+      ends: length in milliseconds of every video there is; None where it cannot be known.
+
+    Raises:
+      UserError: naming the first bad row: unknown video or level, empty text, a span that ends
+        before it starts or lies outside its video, an id that is there twice.
+    """
+    rows, ids = [], {}
+    required = ["video_id", "start_ms", "end_ms", "level", "text"]
+    optional = ("caption_id", "raw_text", "surgical", "descriptive")
+    for where, row in read_rows(path, required, optional):
+        row |= tables.span(row, where, ends)
+        end = ends[row["video_id"]]
+        if end is not None and (row["start_ms"] >= end or row["end_ms"] > end + SLACK_MS):
+            raise UserError(
+                f"{where}: {row['start_ms']} to {row['end_ms']} ms lies outside the video "
+                f"{row['video_id']!r}, which ends at {end:.0f} ms"
+            )
+        if row["level"] not in LEVELS:
+            raise UserError(
+                f"{where}: level is {row['level']!r}{nearest(row['level'], LEVELS)}; expected "
+                f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}"
+            )
+        row["raw_text"] = row.get("raw_text") or row["text"]
+        for name in ("text", "raw_text"):
+            if not row[name] or "\0" in row[name] or len(row[name]) > MAX_TEXT:
+                raise UserError(f"{where}: {name} is empty or longer than {MAX_TEXT} characters")
+        for name in ("surgical", "descriptive"):
+            value = row.get(name, "1")
+            if value not in TRUE + FALSE:
+                raise UserError(f"{where}: {name} is {value!r}; expected 0 or 1")
+            row[name] = value in TRUE
+        row.setdefault("caption_id", str(len(rows)))
+        if not row["caption_id"]:
+            raise UserError(f"{where}: caption_id is empty; fill in the column or leave it out")
+        if row["caption_id"] in ids:
+            raise UserError(
+                f"{where}: caption_id {row['caption_id']!r} is that of {ids[row['caption_id']]} too"
+            )
+        ids[row["caption_id"]] = where.rpartition(", ")[2]
+        rows.append(row)
+    return rows
+
+
+def write(out: Path, store: dict, rows: list[dict]) -> None:
+    """captions.parquet of the store described by `store`, which learns of it; no rows, no table.
+
+    Captions of videos that are in quarantine are left out, and counted on standard output.
+    """
+    stored = set(
+        pq.read_table(out / "videos.parquet", columns=["video_id"])["video_id"].to_pylist()
+    )
+    kept = [row for row in rows if row["video_id"] in stored]
+    if len(kept) < len(rows):
+        print(f"warning: {len(rows) - len(kept)} captions belong to videos that were not stored")
+    if kept:
+        tables.write_captions(out / TABLE, kept)
+        store["counts"]["captions"] = len(kept)
+        store["tables"][TABLE] = tables.sha256(out / TABLE)
+
+
+def renew(store: Store, rows: list[dict]) -> bool:
+    """Give a finished store the captions of `rows`; returns whether it had others, or none."""
+    stored = {store.video_id(video) for video in range(len(store))}
+    rows = [row for row in rows if row["video_id"] in stored]
+    path = store.path / TABLE
+    if not rows or path.is_file() and pq.read_table(path).to_pylist() == rows:
+        return False
+    meta = json.loads((store.path / "store.json").read_text(encoding="utf-8"))
+    write(store.path, meta, rows)
+    write_whole(store.path / "store.json", json.dumps(meta, indent=1) + "\n")
+    return True
