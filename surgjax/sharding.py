@@ -5,11 +5,12 @@ one device, data parallelism and fully sharded parameters are the same program.
 """
 
 import math
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, get_abstract_mesh, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
 from surgjax.errors import UserError
@@ -73,6 +74,23 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray], batch_size: int) -> dict
         return jax.make_array_from_process_local_data(sharding, rows, shape)
 
     return {name: put(rows) for name, rows in batch.items()}
+
+
+def devices_at_hand() -> int:
+    """Devices of the mesh inside `on_mesh`; 1 outside."""
+    return max(1, get_abstract_mesh().size)
+
+
+def on_mesh(mesh: Mesh) -> AbstractContextManager:
+    """Inside jit: what is traced in this context may say where its arrays live."""
+    return use_abstract_mesh(mesh.abstract_mesh)
+
+
+def everywhere(tree: Any) -> Any:
+    """Inside `on_mesh`, every array whole on every device: gathered once, here. Else unchanged."""
+    if get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P()), tree)
 
 
 def host_rows(mesh: Mesh, batch_size: int) -> tuple[int, int]:
