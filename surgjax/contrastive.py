@@ -8,8 +8,8 @@ travel between devices.
 Which pairs belong together is decided by three things about every row, integers:
 
     caption (b,)    its text; rows with equal ones are positives of each other
-    video (b,)      its video
-    span (b, 2)     from and to, of one clock a video
+    recording (b,)  its video
+    span (b, 2)     from and to, milliseconds of that video
 
 Of one video, a coarse caption spans the same minutes as mid and fine ones. `overlap` says what such
 a pair is: "masked" (it counts neither way), "positive", or "negative".
@@ -48,7 +48,7 @@ def info_nce(
     Args:
       video, text: embeddings of unit length, float32; row i of both is a pair.
       scale: factor on the similarities, one over the temperature.
-      pairs: "caption", "video" and "span" of the rows, see above.
+      pairs: "caption", "recording" and "span" of the rows, see above.
       slab: similarities held at once on a device.
     """
     return _info_nce(video, text, scale, dict(pairs), overlap, slab)
@@ -83,7 +83,7 @@ def relation(
     positive = across(jnp.equal, rows["caption"], columns["caption"])
     if overlap == "negative":
         return positive, jnp.ones_like(positive)
-    meet = across(jnp.equal, rows["video"], columns["video"])
+    meet = across(jnp.equal, rows["recording"], columns["recording"])
     meet &= across(jnp.less, rows["span"][:, 0], columns["span"][:, 1])
     meet &= across(jnp.greater, rows["span"][:, 1], columns["span"][:, 0])
     if overlap == "positive":
@@ -91,11 +91,11 @@ def relation(
     return positive, positive | ~meet
 
 
-def same_video_rate(video: Integer[Array, "b"]) -> Float[Array, ""]:
+def same_video_rate(recording: Integer[Array, "b"]) -> Float[Array, ""]:
     """Share of the pairs of different rows that come from one video."""
-    order = jnp.sort(video)
+    order = jnp.sort(recording)
     ends = [jnp.searchsorted(order, order, side=side) for side in ("left", "right")]
-    count = len(video)
+    count = len(recording)
     # As floats: the number of pairs passes 2**31 at a batch of 65,536.
     others = (ends[1] - ends[0]).astype(jnp.float32) - 1
     return (others / max(count - 1, 1)).mean()

@@ -24,7 +24,7 @@ def batch():
     caption[[5, 9, 20]] = [2, 5, 11]
     pairs = {
         "caption": caption.astype(np.int32),
-        "video": rng.integers(0, 5, 24).astype(np.int32),
+        "recording": rng.integers(0, 5, 24).astype(np.int32),
         "span": np.stack([start, start + rng.integers(1, 4, 24) * 1000], 1).astype(np.int32),
     }
     return unit(video), unit(text), pairs
@@ -35,7 +35,7 @@ def relation(pairs, i, j, overlap):
     if pairs["caption"][i] == pairs["caption"][j]:
         return "positive"
     (a, b), (c, d) = pairs["span"][i], pairs["span"][j]
-    meet = pairs["video"][i] == pairs["video"][j] and max(a, c) < min(b, d)
+    meet = pairs["recording"][i] == pairs["recording"][j] and max(a, c) < min(b, d)
     return overlap if meet else "negative"
 
 
@@ -133,7 +133,7 @@ def test_a_batch_of_65536_stays_below_a_gigabyte(name):
     """By XLA's account of loss and gradient, arguments and results included; nothing is run."""
     row = lambda *shape, kind=jnp.float32: jax.ShapeDtypeStruct((65536, *shape), kind)  # noqa: E731
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    whole = {"caption": row(kind=jnp.int32), "video": row(kind=jnp.int32)}
+    whole = {"caption": row(kind=jnp.int32), "recording": row(kind=jnp.int32)}
     whole["span"] = row(2, kind=jnp.int32)
     numbers = [number] if name == "info_nce" else [number] * 2
     loss = jax.value_and_grad(getattr(contrastive, name), (0, 1, 2))
