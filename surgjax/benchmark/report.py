@@ -9,7 +9,7 @@ import html
 import json
 from pathlib import Path
 
-from surgjax.benchmark import pictures
+from surgjax.benchmark import pictures, retrieval
 from surgjax.errors import UserError
 from surgjax.files import write_whole
 
@@ -71,7 +71,8 @@ def _results(folder: Path) -> list[tuple[str, str]]:
     for path in sorted(folder.rglob("metrics.json")):
         try:
             result = json.loads(path.read_text())
-            parts.append((str(path), _table(result)))
+            table = _retrieval if "groups" in result else _table
+            parts.append((str(path), table(result)))
         except (ValueError, KeyError, TypeError, OSError):
             continue  # not one of ours
         for name in ("floors.png", "ribbons.png"):
@@ -115,6 +116,17 @@ def _table(result: dict) -> str:
         + "".join(rows)
         + "</table>"
         + "".join(f'<p class="note">{note}</p>' for note in notes)
+    )
+
+
+def _retrieval(result: dict) -> str:
+    notes = (
+        f"{html.escape(result['protocol'])}; {result['pairs']} pairs of {len(result['videos'])} "
+        f"videos; model saw test cases: {html.escape(result['saw_test'])}; step {result['step']}"
+    )
+    return (
+        f"<h2>{html.escape(result['evaluation'].replace('_', ' '))}</h2>"
+        f'<pre>{html.escape(retrieval.text_table(result))}</pre><p class="note">{notes}</p>'
     )
 
 
