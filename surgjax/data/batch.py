@@ -6,10 +6,18 @@ import numpy as np
 
 # name -> (axes, dtype). video: RGB, 0 to 255. index: global sample index, the key of a sample's
 # randomness on the device. labels: the classes of all tasks side by side, 1 yes, 0 no, UNKNOWN.
+# tokens: ids of a caption's text, token_mask False for padding. caption: equal texts have one
+# number. recording: number of the video, the same in every store. span: milliseconds in it, from
+# and to.
 BATCH = {
     "video": (("b", "t", "h", "w", "c"), np.uint8),
     "index": (("b",), np.int64),
     "labels": (("b", "k"), np.uint8),
+    "tokens": (("b", "n"), np.int32),
+    "token_mask": (("b", "n"), np.bool_),
+    "caption": (("b",), np.int32),
+    "recording": (("b",), np.int32),
+    "span": (("b", "ends"), np.int32),
 }
 ALWAYS = {"video", "index"}
 UNKNOWN = 255

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from surgjax.data import transforms
 from surgjax.data.plan import ClipShape, Plan
@@ -60,8 +60,12 @@ def decode_window(
     clip: ClipShape,
     augment: Augmentation,
     out: UInt8[np.ndarray, "k t h w c"],
+    frames: Int[np.ndarray, "k t"] | None = None,
 ) -> int:
     """Write the k clips of a window (rows (k,) of one video) into `out`.
+
+    Args:
+      frames: stored frames they show; by default those at the clip's stride from each start.
 
     Returns:
       The number of frames decoded, each once however many clips show it.
@@ -70,8 +74,9 @@ def decode_window(
       Unreadable: a record is damaged.
     """
     video = int(rows["video"][0])
-    offsets = np.arange(clip.frames) * clip.stride_in(store, video)
-    wanted = np.clip(rows["start"][:, None] + offsets, 0, store.frames[video] - 1)
+    if frames is None:
+        frames = rows["start"][:, None] + np.arange(clip.frames) * clip.stride_in(store, video)
+    wanted = np.clip(frames, 0, store.frames[video] - 1)
     uses: dict[int, list[tuple[int, int]]] = {}
     for (j, t), frame in np.ndenumerate(wanted):
         uses.setdefault(int(frame), []).append((j, t))
@@ -115,7 +120,8 @@ def decode_rows(
     delivered = rows
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            count = decode_window(stores[number], delivered, plan.clip, augment, out)
+            frames = plan.frames(delivered)
+            count = decode_window(stores[number], delivered, plan.clip, augment, out, frames)
             return delivered, count
         except Unreadable as error:
             on_bad(number, int(delivered["video"][0]), error.frame, str(error))

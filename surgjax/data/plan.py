@@ -187,6 +187,10 @@ class Plan:
         rows["crop_seed"] = crop_seeds.reshape(k, self.batch_size)
         return rows
 
+    def frames(self, rows: np.ndarray) -> np.ndarray | None:
+        """Stored frames (k, t) of clips (k,) of one video; None for those at the clip's stride."""
+        return None
+
     def extras(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """What a batch holds of rows (n,) besides pixels and index, first axis n; see batch.py."""
         return {}
@@ -343,22 +347,30 @@ def _nested_splits(shares: np.ndarray) -> list[tuple[int, int]]:
     return [*splits, (order[-1], 2**32)]
 
 
+def parse_weights(weights: str, stores: int) -> np.ndarray:
+    """The numbers of `data.weights`, one a store, not all 0.
+
+    Raises:
+      UserError: it is something else.
+    """
+    try:
+        values = np.array([float(word) for word in weights.split(",")])
+    except ValueError as error:
+        raise UserError(f"data.weights is {weights!r}, expected numbers like '0.6,0.4'") from error
+    if len(values) != stores:
+        raise UserError(f"data.weights has {len(values)} numbers for {stores} stores")
+    if not np.isfinite(values).all() or values.min() < 0 or values.sum() <= 0:
+        raise UserError(f"data.weights is {weights!r}, expected numbers >= 0, not all 0")
+    return values
+
+
 def _shares(
     weights: str, stores: Sequence[Store], sizes: np.ndarray, clip: ClipShape
 ) -> np.ndarray:
     if not len(stores):
         raise UserError("no stores given; set data.stores")
     if weights.strip():
-        try:
-            values = np.array([float(word) for word in weights.split(",")])
-        except ValueError as error:
-            raise UserError(
-                f"data.weights is {weights!r}, expected numbers like '0.6,0.4'"
-            ) from error
-        if len(values) != len(stores):
-            raise UserError(f"data.weights has {len(values)} numbers for {len(stores)} stores")
-        if not np.isfinite(values).all() or values.min() < 0 or values.sum() <= 0:
-            raise UserError(f"data.weights is {weights!r}, expected numbers >= 0, not all 0")
+        values = parse_weights(weights, len(stores))
     else:
         values = sizes.astype(np.float64)
     for store, size, value in zip(stores, sizes, values, strict=True):

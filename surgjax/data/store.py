@@ -222,6 +222,12 @@ class Store:
         fps = float(self.videos["stored_fps"][video])
         return np.array([self._frame_at(video, int(t), fps) for t in t_ms], np.int64)
 
+    def frames_before(self, video: Whole, t_ms: Whole) -> int:
+        """How many stored frames of a video come before a time. Whatever the rate, at a few reads:
+        where it is constant, time and rate give the number too."""
+        frames = range(int(self.frames[video]))
+        return bisect.bisect_left(frames, t_ms, key=lambda i: self.read_times(video, [i])[0])
+
     def close(self) -> None:
         """Close the shards this thread has open; the next read opens them again."""
         readers = self._local.__dict__.get("readers", {})
