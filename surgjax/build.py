@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from surgjax import objectives
+from surgjax.accumulation import accumulate, embed_in_parts
 from surgjax.config import component, to_dict
 from surgjax.data.labelled import LabelledPlan
 from surgjax.data.leakage import training_videos, usable_videos
@@ -27,7 +28,7 @@ from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 from surgjax.interop.sources import init_params
 from surgjax.optim import AdamW
-from surgjax.sharding import batch_sharding, state_shardings
+from surgjax.sharding import batch_sharding, on_mesh, state_shardings
 from surgjax.state import (
     Params,
     TrainState,
@@ -110,6 +111,8 @@ class Learner:
       make_teacher: key -> a frozen network that the loss asks for, or None.
       flops_per_clip: useful training operations.
       batch_extras: name -> (shape of a row, dtype) of what a batch holds beside video and index.
+      is_contrastive: its loss compares the rows of the whole global batch, so that accumulation
+        embeds in parts and compares once.
     """
 
     graphdef: nnx.GraphDef
@@ -119,6 +122,7 @@ class Learner:
     make_teacher: Callable[[jax.Array], nnx.Module] | None
     flops_per_clip: float
     batch_extras: Mapping[str, Any]
+    is_contrastive: bool = False
 
     def init(self, key: jax.Array) -> TrainState:
         params, frozen = partition(split(self.fresh(key))[1], self.optimizer.is_frozen)
@@ -158,6 +162,12 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
         )
 
     module = nnx.eval_shape(lambda: fresh(jax.random.key(0)))
+    is_contrastive = hasattr(module, "compare")
+    if is_contrastive and cfg.batch_size < 2:
+        raise UserError(
+            f"batch_size={cfg.batch_size}: objective {cfg.objective.name} tells pairs of a batch "
+            f"apart, and one pair has nothing to be told from; choose a larger batch_size"
+        )
     graphdef, shapes = split(module)
     encoders = ("encoder/blocks/", "image_encoder/blocks/")
     blocks = [x for p, x in flatten(shapes).items() if p.startswith(encoders)]
@@ -169,7 +179,7 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
     flops = module.flops_per_clip()
     return Learner(
         *(graphdef, fresh, optimizer, module.ema_of, make_teacher, flops),
-        module.batch_extras,
+        *(module.batch_extras, is_contrastive),
     )
 
 
@@ -298,8 +308,11 @@ def make_step(
         gradient = jax.value_and_grad(loss, has_aux=True)
         if accumulation == 1:
             (value, scalars), grads = gradient(state.params, batch)
+        elif learner.is_contrastive:
+            made = lambda params: rebuild(learner.graphdef, join(params, state.frozen))  # noqa: E731
+            value, scalars, grads = embed_in_parts(made, state.params, batch, accumulation, rng)
         else:
-            value, scalars, grads = _accumulate(gradient, state.params, batch, accumulation)
+            value, scalars, grads = accumulate(gradient, state.params, batch, accumulation)
         params, opt_state, more = optimizer.update(
             grads, state.opt_state, state.params, state.step, value
         )
@@ -313,31 +326,18 @@ def make_step(
         state = TrainState(state.step + 1, params, state.frozen, opt_state, ema)
         return state, scalars | more | {"stop": stop.max()}
 
+    def on_its_mesh(*arguments):
+        with on_mesh(mesh):
+            return step(*arguments)
+
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     replicated = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
-        step,
+        on_its_mesh,
         in_shardings=(shardings, batch_sharding(mesh), batch_sharding(mesh), None),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
-
-
-def _accumulate(gradient, params: Params, batch: dict, parts: int):
-    """Mean of loss, scalars and gradients over `parts` micro-batches with rows of every device."""
-
-    def cut(rows: jax.Array) -> jax.Array:  # row r goes to part r % parts, so no row changes device
-        return jnp.moveaxis(rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:]), 1, 0)
-
-    def add(total, rows):
-        return jax.tree.map(jnp.add, total, gradient(params, rows)), None
-
-    pieces = jax.tree.map(cut, batch)
-    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], pieces))
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    total, _ = jax.lax.scan(add, zero, pieces)
-    (value, scalars), grads = jax.tree.map(lambda x: x / parts, total)
-    return value, scalars, grads
 
 
 def describe(
