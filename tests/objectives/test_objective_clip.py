@@ -1,0 +1,210 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from runs import tiny
+
+from surgjax import build, contrastive, objectives, sharding
+from surgjax.errors import UserError
+from surgjax.objectives.clip import held
+from surgjax.sharding import make_mesh, put_batch
+from surgjax.state import flatten, split
+
+TEXT = dict(family="bert", vocab_size=50, length=12, width=32, depth=1, heads=2)
+TINY = dict(frames=4, size=32, encoder=dict(size="two blocks"), text=TEXT, dim=16)
+
+
+def make(**changes):
+    return objectives.build("clip", **{**TINY, **changes}, rngs=nnx.Rngs(0))
+
+
+def batch_of(rows=8, seed=0):
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 4, rows) * 1000
+    mask = np.arange(12) < rng.integers(3, 13, rows)[:, None]
+    return {
+        "video": rng.integers(0, 256, (rows, 4, 32, 32, 3), dtype=np.uint8),
+        "index": np.arange(rows, dtype=np.int64),
+        "tokens": (rng.integers(1, 50, (rows, 12)) * mask).astype(np.int32),
+        "token_mask": mask,
+        "caption": np.array([*range(rows - 1), 0], np.int32),
+        "recording": rng.integers(0, 3, rows).astype(np.int32),
+        "span": np.stack([start, start + 1500], axis=1).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return batch_of()
+
+
+def cosine_table(objective, batch):
+    made = jax.jit(lambda batch: objective.embed(batch, rng=jax.random.key(0)))(batch)
+    return np.asarray(made["video"], np.float64), np.asarray(made["text"], np.float64)
+
+
+def test_loss_is_that_of_its_embeddings(batch):
+    """Both losses from cosines made here, at each temperature's own start."""
+    rng = jax.random.key(1)
+    for changes, scale, bias in (
+        ({}, 1 / 0.07, None),
+        ({"temperature": "log_scale", "overlap": "positive"}, 1 / 0.07, None),
+        ({"temperature": "log_scale", "loss": "sigmoid"}, 10.0, -10.0),
+    ):
+        objective = make(**changes)
+        loss, scalars = jax.jit(lambda batch: objective.loss(batch, rng=rng))(batch)  # noqa: B023
+        video, text = cosine_table(objective, batch)
+        np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-6)
+        pairs = {name: batch[name] for name in ("caption", "recording", "span")}
+        positive, counted = contrastive.relation(
+            *[jax.tree.map(jnp.asarray, pairs)] * 2, changes.get("overlap", "masked")
+        )
+        positive, counted = np.asarray(positive), np.asarray(counted)
+        logits = scale * video @ text.T
+        if bias is None:
+            expected = 0.0
+            for table in (logits, logits.T):
+                exact = np.exp(table) * counted
+                log_p = table - np.log(exact.sum(1, keepdims=True))
+                expected -= ((log_p * positive).sum(1) / positive.sum(1)).mean() / 2
+        else:
+            sign = np.where(positive, 1, -1)
+            each = np.log1p(np.exp(-sign * (logits + bias))) * counted
+            expected = each.sum() / len(video)
+        assert float(loss) == pytest.approx(expected, rel=1e-5)
+        assert float(scalars["scale"]) == pytest.approx(scale, rel=1e-5)
+        same = [batch["recording"][i] == batch["recording"][j] for i in range(8) for j in range(8)]
+        assert float(scalars["same_video_rate"]) == pytest.approx((sum(same) - 8) / 56)
+
+
+def test_the_timesformer_averages_over_frames(batch):
+    """A clip's similarity with a sentence is the mean of its frames' (surgclip's rule)."""
+    objective = make(video="timesformer")
+    pixels = batch["video"].astype(np.float32) / 255
+    project = jax.jit(lambda x: objective.video_projection(objective.encoder.encode(x)))
+    each = np.asarray(project((pixels - 0.5) / 0.5), np.float64)
+    each /= np.linalg.norm(each, axis=-1, keepdims=True)
+    assert each.shape == (8, 4, 16)
+    video, text = cosine_table(objective, batch)
+    np.testing.assert_allclose(video @ text.T, (each @ text.T).mean(axis=1), atol=1e-5)
+    quirky = make(video="timesformer", compat="surgclip")
+    assert set(flatten(split(quirky)[1])) == set(flatten(split(objective)[1]))
+    assert np.abs(cosine_table(quirky, batch)[0] - video).max() > 1e-3
+
+
+def test_padding_says_nothing(batch):
+    objective = make()
+    tokens = np.where(batch["token_mask"], batch["tokens"], 7).astype(np.int32)
+    ours = objective.encode_text(batch["tokens"], batch["token_mask"])
+    np.testing.assert_array_equal(ours, objective.encode_text(tokens, batch["token_mask"]))
+
+
+def step_of(store, accumulation, devices, **changes):
+    """(state, scalars) after one update on the first batch, and the gradient norm's scalars."""
+    objective = dict(name="clip", text=TEXT, dim=16, temperature="log_scale") | changes
+    cfg = tiny(store, objective=objective, accumulation=accumulation, encoder__drop_path=0.3)
+    cfg.optim.warmup_steps = 0
+    mesh = make_mesh(devices, 1)
+    learner = build.make_learner(cfg)
+    abstract = learner.abstract(mesh)
+    state, _ = build.init_state(learner, cfg, abstract)
+    step = build.make_step(learner, cfg, mesh, abstract)
+    stop = jax.device_put(np.zeros(devices, np.int32), sharding.batch_sharding(mesh))
+    batch = put_batch(mesh, batch_of(), 8)
+    state, scalars = step(state, batch, stop, None)
+    return jax.device_get((state, scalars))
+
+
+@pytest.fixture
+def use_devices(monkeypatch):
+    def use(count):
+        found = jax.local_devices()[:count]
+        monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+
+    return use
+
+
+@pytest.fixture(scope="module")
+def whole():
+    with pytest.MonkeyPatch.context() as patch:
+        found = jax.local_devices()[:1]
+        patch.setattr(sharding.jax, "devices", lambda: found)
+        return step_of("unused", 1, 1)
+
+
+@pytest.mark.parametrize(("accumulation", "devices"), [(1, 8), (4, 2)])
+def test_parts_and_devices_change_no_number(whole, use_devices, accumulation, devices):
+    """Drop path is on: a row embedded twice must drop the same branches."""
+    use_devices(devices)
+    state, scalars = step_of("unused", accumulation, devices)
+    assert scalars["grad_norm"] > 0.1
+    for a, b in zip(jax.tree.leaves(whole[1]), jax.tree.leaves(scalars), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    # Of the first update Adam keeps the gradient's tenth, before it is divided by its size.
+    ours, theirs = (flatten(s.opt_state["adam"].mu) for s in (state, whole[0]))
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_plain_accumulation_would_be_another_loss(whole):
+    """What must never happen silently: the mean of the losses of parts."""
+    objective = make(temperature="log_scale")
+    batch = batch_of()
+    parts = [jax.tree.map(lambda x: x[k::4], batch) for k in range(4)]  # noqa: B023
+    loss = jax.jit(lambda batch: objective.loss(batch, rng=jax.random.key(0))[0])
+    assert abs(np.mean([float(loss(part)) for part in parts]) - float(whole[1]["loss"])) > 0.3
+
+
+def test_a_batch_of_one_is_refused():
+    objective = dict(name="clip", text=TEXT, dim=16)
+    with pytest.raises(UserError, match="batch_size=1: .* one pair has nothing to be told from"):
+        build.make_learner(tiny("unused", objective=objective, batch_size=1))
+
+
+def test_a_temperature_that_left_its_bounds_comes_back():
+    slope = jax.grad(lambda x, sign: sign * held(x, 0.1, 0.5))
+    assert [float(held(jnp.float32(x), 0.1, 0.5)) for x in (0.0, 0.3, 0.9)] == pytest.approx(
+        [0.1, 0.3, 0.5]
+    )
+    # Descent goes against the gradient: below the bound a positive one would lead further out.
+    found = {(x, s): float(slope(jnp.float32(x), s)) for x in (0.0, 0.3, 0.9) for s in (-1.0, 1.0)}
+    assert found == {
+        (0.0, -1.0): -1, (0.0, 1.0): 0, (0.3, -1.0): -1,
+        (0.3, 1.0): 1, (0.9, -1.0): 0, (0.9, 1.0): 1,
+    }  # fmt: skip
+
+
+def test_published_sizes():
+    """SurgCLIP-B: TimeSformer-B and BERT-base, 256 dimensions (package surgclip 0.1.0)."""
+    text = dict(family="bert")
+    whole = nnx.eval_shape(
+        lambda: make(
+            frames=16, size=224, encoder=dict(size="B"), video="timesformer", text=text, dim=256
+        )
+    )
+    flat = flatten(split(whole)[1])
+    part = lambda name: sum(x.size for p, x in flat.items() if p.split("/")[0] == name)  # noqa: E731
+    assert part("video_projection") == part("text_projection") == 768 * 256 + 256
+    assert part("text_encoder") == 108_891_648  # BERT-base without its pooler
+    blocks = 12 * (4 * 2 * 768**2 + 768**2 + 8 * 768**2 + 18 * 768)
+    assert part("encoder") == pytest.approx(blocks, rel=0.02) and flat["temperature"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(video="timesfromer"), "objective.video is 'timesfromer' .did you mean 'timesformer'"),
+        (dict(loss="nce"), "objective.loss is 'nce'"),
+        (dict(temperature="x"), "choose one of divisor, log_scale"),
+        (dict(overlap="ignored"), "choose one of masked, positive, negative"),
+        (dict(compat="surgclip"), "only the timesformer has a form"),
+        (dict(loss="sigmoid"), "set objective.temperature=log_scale"),
+        (dict(text={"family": "bert", "deep": 3}), "objective.text has no field 'deep'.*'depth'"),
+        (dict(text={"depth": 3}), "objective.text.family must be given"),
+        (dict(text={"family": "t5"}), "text family 't5' is not known"),
+    ],
+)
+def test_bad_values_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        make(**change)
