@@ -7,6 +7,7 @@ name or by `module`) and that file's arguments. Scalars are logged as <name>/<sc
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -15,12 +16,15 @@ from ml_collections import ConfigDict
 
 from surgjax import build, config
 from surgjax.checkpoint import read_model
+from surgjax.data.captioned import Tokenizer
 from surgjax.data.plan import ClipShape
 from surgjax.errors import Stopped, UserError
 from surgjax.preemption import StopSignal
 from surgjax.sharding import to_host
 from surgjax.state import Params, TrainState, join, rebuild, split, with_average
 from surgjax.writers import Metrics, RunFolder
+
+TEXTS = 64  # sentences embedded at once
 
 log = logging.getLogger("surgjax")
 
@@ -34,6 +38,7 @@ class Evaluators:
         saw-test yes, no or unknown.
       workdir: pictures and predictions go to eval/<name>/, reconstructions to reconstruction/.
       signal: evaluation ends early when a stop was asked for; it is repeated on the next start.
+      tokenizer: of objectives with a text tower.
     """
 
     def __init__(
@@ -44,7 +49,9 @@ class Evaluators:
         used_cases: list[str] | None,
         workdir: Path,
         signal: StopSignal,
+        tokenizer: Tokenizer | None = None,
     ):
+        self._tokenizer = tokenizer
         self._learner, self._clip, self._used_cases = learner, clip, used_cases
         self._workdir, self._signal, self._seed = workdir, signal, cfg.seed
         active = config.active_evals(cfg)
@@ -70,6 +77,10 @@ class Evaluators:
             predict = lambda params, video: rebuild(learner.graphdef, params).predict(video)  # noqa: E731
             self._classify = jax.jit(predict)
         self._labels = config.to_dict(cfg.objective).get("labels", {})
+        self._embed = {
+            "video": jax.jit(lambda params, x: _whole(learner, params).encode_video(x)),
+            "text": jax.jit(lambda params, x: _whole(learner, params).encode_text(*x)),
+        }
         self._random: Params | None = None
 
     def due(self, step: int, last: int) -> set[str]:
@@ -110,6 +121,8 @@ class Evaluators:
             labels=self._labels,
             clip=self._clip,
             used_cases=self._used_cases,
+            space=self._space(trained),
+            random_space=self._space(fresh),
         )
         results: dict[str, float] = {}
         for name in [n for n in self._made if n in only]:
@@ -126,6 +139,24 @@ class Evaluators:
             shown = " ".join(f"{key} {value:.4f}" for key, value in scalars.items())
             log.info("step %d %s", step, shown or f"{name} done")
         return results
+
+    def _space(self, params: Params):
+        """Clips and texts in one space; None for objectives without a text tower."""
+        from surgjax.evals.model import Space
+
+        if self._tokenizer is None:
+            return None
+
+        def text(texts: Sequence[str]) -> np.ndarray:
+            found = []
+            for first in range(0, len(texts), TEXTS):
+                some = [*texts[first : first + TEXTS]]
+                filled = some + [""] * (TEXTS - len(some))  # one shape, so one compilation
+                made = self._call(self._embed["text"], params, self._tokenizer(filled))
+                found.append(made[: len(some)])
+            return np.concatenate(found)
+
+        return Space(lambda video: self._call(self._embed["video"], params, video), text)
 
     def _call(self, function, params: Params, argument):
         if self._signal.code:
@@ -165,9 +196,13 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
     return results
 
 
+def _whole(learner: build.Learner, params: Params):
+    return rebuild(learner.graphdef, params)
+
+
 def _mean_tokens(learner: build.Learner, params: Params, video):
-    return rebuild(learner.graphdef, params).encode(video).mean(axis=1)
+    return _whole(learner, params).encode(video).mean(axis=1)
 
 
 def _reconstruct(learner: build.Learner, params: Params, batch):
-    return rebuild(learner.graphdef, params).reconstruct(batch, jax.random.key(0))
+    return _whole(learner, params).reconstruct(batch, jax.random.key(0))

@@ -8,8 +8,8 @@ import simplejpeg
 from jaxtyping import Int, UInt8
 
 from surgjax.data import transforms
-from surgjax.data.plan import ClipShape, Plan
-from surgjax.data.store import Store
+from surgjax.data.plan import ROW, ClipShape, Plan
+from surgjax.data.store import Store, Whole
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 
@@ -51,6 +51,21 @@ def decode_clip(
     """
     out = np.empty((1, clip.frames, clip.size, clip.size, 3), np.uint8)
     decode_window(store, np.asarray(row)[None], clip, augment, out)
+    return out[0]
+
+
+def decode_frames(
+    store: Store,
+    video: Whole,
+    frames: Int[np.ndarray, "t"],
+    clip: ClipShape,
+    augment: Augmentation = transforms.CENTRE,
+) -> UInt8[np.ndarray, "t h w c"]:
+    """Pixels of chosen stored frames of one video, as `decode_clip`, which chooses by stride."""
+    rows = np.zeros(1, ROW)
+    rows["video"] = video
+    out = np.empty((1, clip.frames, clip.size, clip.size, 3), np.uint8)
+    decode_window(store, rows, clip, augment, out, frames[None])
     return out[0]
 
 

@@ -130,7 +130,21 @@ def features(
     workers: int = 2,
     augment: Augmentation = CENTRE,
 ) -> dict[str, Float[np.ndarray, "n d"]]:
-    """float32 features (n, d) of every encoder; each clip is decoded once.
+    """float32 features (n, d) of every encoder; each clip is decoded once, as in `embed_clips`."""
+    load = lambda i: decode_clip(store, clips.rows[i], clip, augment)  # noqa: E731
+    return embed_clips(len(clips), load, encoders, batch_size=batch_size, workers=workers)
+
+
+def embed_clips(
+    count: int,
+    load: Callable[[int], UInt8[np.ndarray, "t h w c"]],
+    encoders: Mapping[str, Encoder],
+    *,
+    batch_size: int = 16,
+    workers: int = 2,
+) -> dict[str, Float[np.ndarray, "n d"]]:
+    """float32 outputs (n, d) of every encoder on the clips `load(0)` to `load(count - 1)`, which
+    threads read ahead.
 
     All batches have `batch_size` clips, the last one filled up with repeats, so that an encoder is
     compiled once.
@@ -138,18 +152,18 @@ def features(
     parts = {name: [] for name in encoders}
     with ThreadPoolExecutor(workers) as pool:
 
-        def load(first: int) -> list:
-            chosen = np.arange(first, first + batch_size).clip(max=len(clips) - 1)
-            return [pool.submit(decode_clip, store, clips.rows[i], clip, augment) for i in chosen]
+        def begin(first: int) -> list:
+            chosen = np.arange(first, first + batch_size).clip(max=count - 1)
+            return [pool.submit(load, int(i)) for i in chosen]
 
-        firsts = range(0, len(clips), batch_size)
-        ahead = load(0) if len(clips) else []
+        firsts = range(0, count, batch_size)
+        ahead = begin(0) if count else []
         for first in firsts:
             video = np.stack([job.result() for job in ahead])
-            ahead = load(first + batch_size) if first + batch_size < len(clips) else []
-            count = min(batch_size, len(clips) - first)
+            ahead = begin(first + batch_size) if first + batch_size < count else []
+            new = min(batch_size, count - first)
             for name, encode in encoders.items():
-                parts[name].append(np.asarray(encode(video), np.float32)[:count])
+                parts[name].append(np.asarray(encode(video), np.float32)[:new])
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 

@@ -11,6 +11,19 @@ from surgjax.data.plan import ClipShape
 
 
 @dataclass(frozen=True)
+class Space:
+    """Clips and sentences in one space; similarity is the dot product.
+
+    Attributes:
+      video: uint8 (b t h w c) -> float32 (b d).
+      text: sentences -> float32 (n d).
+    """
+
+    video: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b d"]]
+    text: Callable[[Sequence[str]], Float[np.ndarray, "n d"]]
+
+
+@dataclass(frozen=True)
 class Model:
     """An encoder under test.
 
@@ -25,6 +38,8 @@ class Model:
       classify: video uint8 (b t h w c) -> float32 (b k) probabilities of the trained head, the
         classes of all its tasks side by side; None for models without one.
       labels: task -> {"kind", "classes"} of that head, in the order of its columns.
+      space: for models with a text tower, else None. random_space: the same network with fresh
+        weights.
       name: row title in tables.
     """
 
@@ -37,6 +52,8 @@ class Model:
     reconstruct: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
     classify: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b k"]] | None = None
     labels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    space: Space | None = None
+    random_space: Space | None = None
     name: str = "pretrained"
 
     def saw(self, cases: Iterable[str]) -> str:
