@@ -1,7 +1,7 @@
 """Surgical video foundation models in JAX. Nothing is loaded before it is asked for.
 
-    model, preprocess, tokenizer = surgjax.load("RUN or folder")
-    clip = surgjax.VideoPreprocessor(num_frames=16, mode="centered")("video.mp4")
+model, preprocess, tokenizer = surgjax.load("RUN or folder")
+clip = surgjax.VideoPreprocessor(num_frames=16, mode="centered")("video.mp4")
 """
 
 _WHERE = {
