@@ -26,7 +26,7 @@ from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store, open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
-from surgjax.interop.sources import init_params
+from surgjax.interop.sources import init_all, init_params
 from surgjax.optim import AdamW
 from surgjax.sharding import batch_sharding, on_mesh, state_shardings
 from surgjax.state import (
@@ -199,8 +199,8 @@ def init_state(
         return state, None
     expected = flatten(join(abstract.params, abstract.frozen))
     shapes = unflatten({path: leaf.shape for path, leaf in expected.items()})
-    loaded = init_params(
-        cfg.init_from,
+    loaded = init_all(
+        [path.strip() for path in cfg.init_from.split(",")],
         expected=shapes,
         config=to_dict(cfg),
         allow=[

@@ -26,7 +26,7 @@ def defaults() -> ConfigDict:
     cfg.stop_at_step = 0  # stop earlier without bending the schedules; 0: at total_steps
     cfg.batch_size = 256  # clips a step over all devices
     cfg.accumulation = 1  # micro-batches a step
-    cfg.init_from = ""  # run folder, Hugging Face folder or weight file
+    cfg.init_from = ""  # run folder, Hugging Face folder or weight file; or several, with commas
     cfg.init_allow = ""  # comma-separated globs of its tensors that may be unused or missing
     cfg.data = ConfigDict()
     cfg.data.stores = ""  # comma-separated store folders
@@ -44,6 +44,15 @@ def defaults() -> ConfigDict:
     cfg.data.rand_augment = ""  # "m7-n4": magnitude of 10, number of operations
     cfg.data.split = "official"  # supervised: whose training part is learnt from
     cfg.data.anchor = "last"  # supervised: where in a clip the labelled frame lies; or middle
+    cfg.data.captions = ConfigDict()  # video-text: see Captions in data/captioned.py
+    cfg.data.captions.levels = "coarse,mid,fine"  # or SurgLaVi's level ids: 3,2,1
+    cfg.data.captions.quotas = ""  # share of each of these levels in a batch; empty: by number
+    cfg.data.captions.filter_pairs = True  # only surgical and descriptive ones
+    cfg.data.captions.enhanced_captions = True  # text; else raw_text
+    cfg.data.captions.text_preprocess = True  # SurgLaVi's clean-up
+    cfg.data.captions.min_duration = 0.0  # seconds; longer than this
+    cfg.data.captions.max_duration = 500.0  # and at most this
+    cfg.data.captions.clips = "spread"  # over the span; or centred, at data.stride
     cfg.encoder = ConfigDict()
     cfg.encoder.size = "B"
     cfg.encoder.positions = "sincos_1d"

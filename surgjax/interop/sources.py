@@ -48,6 +48,44 @@ class Loaded:
         return "\n  ".join([first, *self.notes])
 
 
+def init_all(paths: Sequence[str | Path], **options: Any) -> Loaded:
+    """`init_params` of several sources, each for the networks it has, as a video tower's run and a
+    text tower's folder.
+
+    Raises:
+      UserError: as `init_params`, or two sources with the same network.
+    """
+    parts = [init_params(path, **options) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    given: dict[str, np.ndarray] = {}
+    for path, part in zip(paths, parts, strict=True):
+        both = sorted({name.split("/")[0] for name in given.keys() & flatten(part.params).keys()})
+        if both:
+            raise UserError(
+                f"{path} has the {both[0]} that an earlier source of init_from has too; name "
+                f"sources with different networks"
+            )
+        given |= flatten(part.params)
+    about = [part.provenance for part in parts]
+    cases = [one["used_cases"] for one in about]
+    together = {
+        "source": "; ".join(one["source"] for one in about),
+        "format": ", ".join(dict.fromkeys(one["format"] for one in about)),
+        "licence": licence.combined([one["licence"] for one in about]),
+        "pretrained_on": list(
+            dict.fromkeys(name for one in about for name in one["pretrained_on"])
+        ),
+        "used_cases": None if None in cases else sorted({c for some in cases for c in some}),
+        "sha256": hashlib.sha256("".join(one["sha256"] for one in about).encode()).hexdigest(),
+    }
+    missing = sorted(set.intersection(*(set(part.missing) for part in parts)))
+    notes = [note for part in parts for note in part.notes if not note.startswith("fresh: ")]
+    fresh = sorted({path.split("/")[0] for path in missing})
+    notes += [f"fresh: {name} (in none of them)" for name in fresh]
+    return Loaded(unflatten(given), missing, together, notes)
+
+
 def init_params(
     path: str | Path,
     *,
@@ -281,6 +319,9 @@ def _check_heads(found: Mapping[str, tuple[str, int]], params, config: Mapping, 
             continue
         width = params[f"{part}/blocks/norm1/scale"].shape[1]
         published = {s.width: s.heads for s in SIZES.values()}
+        if part == "text_encoder":
+            wanted = config.get("objective", {}).get("text", {}).get("heads")
+            published = {width: wanted} if wanted else {}
         if part == "decoder":
             published = {s.decoder_width: s.decoder_heads for s in SIZES.values()}
         if part == "predictor":

@@ -41,6 +41,9 @@ class Objective(nnx.Module):
       frames, size: of the clips (square, pixels).
       encoder: arguments of the video tower: size, remat, drop_path, and positions of a "vit".
       text: arguments of `TextTransformer`: family, vocab_size, length, width, depth, heads, ...
+      tokenizer: folder or file with the text tower's vocabulary, or "captions" for word pieces of
+        the training captions, as many as `text.vocab_size`; read where batches are made.
+      tokens: ids a sentence is cut or padded to.
       video: "vit" (`VideoViT`, mean token) or "timesformer" (SurgCLIP's; a vector a frame, each of
         length 1, whose similarities are averaged).
       compat: "surgclip" gives the TimeSformer the released weights' computation.
@@ -59,6 +62,7 @@ class Objective(nnx.Module):
     ema_of = None
     make_teacher = None
     from_stores = None
+    init_allow = ()
 
     def __init__(
         self,
@@ -67,6 +71,8 @@ class Objective(nnx.Module):
         size: int,
         encoder: Mapping[str, Any],
         text: Mapping[str, Any],
+        tokenizer: str = "",
+        tokens: int = 77,
         video: str = "vit",
         compat: str = "",
         dim: int = 256,
@@ -109,6 +115,12 @@ class Objective(nnx.Module):
         self.text_encoder = TextTransformer(
             **{"unroll": unroll} | text_arguments(text), dtype=dtype, rngs=rngs
         )
+        if not 0 < tokens <= self.text_encoder.length:
+            raise UserError(
+                f"objective.tokens is {tokens}; the text tower has positions for "
+                f"{self.text_encoder.length}"
+            )
+        self.tokens = tokens
         self.video_projection = Linear(self.encoder.width, dim, dtype=dtype, rngs=rngs)
         # CLIP's own projection has no bias, so that its weights fit.
         bias = {"bias": None} if self.text_encoder.family == "clip" else {}
@@ -122,6 +134,13 @@ class Objective(nnx.Module):
             self.logit_scale = nnx.Param(jnp.float32(-np.log(FIRST_TEMPERATURE)))
         else:
             self.temperature = nnx.Param(jnp.float32(FIRST_TEMPERATURE))
+
+    @property
+    def batch_extras(self) -> dict[str, Any]:
+        """Name -> (shape of a row, dtype), besides video and index."""
+        tokens = {"tokens": ((self.tokens,), np.int32), "token_mask": ((self.tokens,), np.bool_)}
+        pairs = {"caption": ((), np.int32), "recording": ((), np.int32), "span": ((2,), np.int32)}
+        return tokens | pairs
 
     def loss(
         self, batch: Mapping[str, Array | np.ndarray], *, rng: jax.Array, teacher: Any = None
@@ -227,7 +246,7 @@ class Objective(nnx.Module):
             depth = encoder.blocks.time_out.kernel.shape[0]
             # Attention over a place's times, then one more linear map.
             forward += depth * places * times * (10 * width**2 + 4 * times * width)
-        forward += mae.block_flops(text, text.length)
+        forward += mae.block_flops(text, self.tokens)
         dim = self.video_projection.kernel.shape[1]
         forward += 2 * dim * (width + text.width)
         return 3.0 * forward

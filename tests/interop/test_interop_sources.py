@@ -1,10 +1,25 @@
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from surgjax.errors import UserError
-from surgjax.interop.sources import init_params
+from surgjax.interop import bert
+from surgjax.interop.files import write_safetensors
+from surgjax.interop.keys import from_ours
+from surgjax.interop.sources import init_all, init_params
 from surgjax.state import flatten, split
+
+TEXT = dict(family="bert", vocab_size=30, length=12, width=16, depth=1, heads=2)
+
+
+def bert_fields(text):
+    """`TEXT` in config.json's words."""
+    names = dict(vocab_size="vocab_size", length="max_position_embeddings", width="hidden_size")
+    names |= dict(depth="num_hidden_layers", heads="num_attention_heads")
+    fields = {theirs: text[ours] for ours, theirs in names.items()}
+    return fields | {"intermediate_size": 4 * text["width"]}
 
 
 def test_run_gives_all_its_parameters(tiny, shapes, tiny_run):
@@ -101,3 +116,34 @@ def test_a_model_card_tells_licence_and_data(shapes, exported, tmp_path):
     (folder / "README.md").write_text("---\n: [unclosed\n---\n")
     about = init_params(folder, expected=shapes).provenance
     assert about["source"] == "theirs" and about["licence"] == "unknown"
+
+
+def test_two_sources_give_a_network_each(tiny, tiny_run, kit, tmp_path):
+    """A video tower from a run, a text tower from a folder; where they come from is one record."""
+    config = kit.CONFIG | {"objective": {"name": "clip", "text": TEXT, "tokens": 12, "dim": 8}}
+    whole = split(kit.build(config))[1]
+    expected = jax.tree.map(lambda x: x.shape, whole)
+    text = {"text_encoder": kit.random_params(kit.build(config), seed=1)["text_encoder"]}
+    tensors = from_ours(bert.TABLE, {p: np.asarray(x) for p, x in flatten(text).items()})
+    write_safetensors(tmp_path / "bert" / "model.safetensors", tensors, {})
+    fields = dict(model_type="bert", architectures=["BertModel"], **bert_fields(TEXT))
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(fields))
+    sources = [str(tiny_run), str(tmp_path / "bert")]
+    loaded = init_all(sources, expected=expected, config=config)
+    assert set(loaded.params) == {"encoder", "text_encoder"}
+    given = flatten(loaded.params)
+    for name, value in (flatten({"encoder": tiny[1]["encoder"]}) | flatten(text)).items():
+        np.testing.assert_array_equal(given[name], value)
+    assert {p.split("/")[0] for p in loaded.missing} == {
+        "video_projection", "text_projection", "temperature"
+    }  # fmt: skip
+    assert "fresh: text_projection (in none of them)" in loaded.notes
+    assert not any("text_encoder (not in" in note for note in loaded.notes)
+    about = loaded.provenance
+    assert about["source"] == "tiny, step 3; bert" and about["format"] == "surgjax run, bert"
+    assert about["pretrained_on"] == ["cholec80 (train)", "synthetic (train)", "unknown"]
+    assert about["used_cases"] is None and len(about["sha256"]) == 64
+    with pytest.raises(UserError, match="bert has the text_encoder that an earlier source"):
+        init_all([sources[1], sources[1]], expected=expected, config=config)
+    one = init_all([str(tiny_run)], expected=expected, config=config)
+    assert set(one.params) == {"encoder"} and one.provenance["source"] == "tiny, step 3"

@@ -12,7 +12,7 @@ from surgjax.sharding import make_mesh, put_batch
 from surgjax.state import flatten, split
 
 TEXT = dict(family="bert", vocab_size=50, length=12, width=32, depth=1, heads=2)
-TINY = dict(frames=4, size=32, encoder=dict(size="two blocks"), text=TEXT, dim=16)
+TINY = dict(frames=4, size=32, encoder=dict(size="two blocks"), text=TEXT, tokens=12, dim=16)
 
 
 def make(**changes):
@@ -102,7 +102,7 @@ def test_padding_says_nothing(batch):
 
 def step_of(store, accumulation, devices, **changes):
     """(state, scalars) after one update on the first batch, and the gradient norm's scalars."""
-    objective = dict(name="clip", text=TEXT, dim=16, temperature="log_scale") | changes
+    objective = dict(name="clip", text=TEXT, tokens=12, dim=16, temperature="log_scale") | changes
     cfg = tiny(store, objective=objective, accumulation=accumulation, encoder__drop_path=0.3)
     cfg.optim.warmup_steps = 0
     mesh = make_mesh(devices, 1)
@@ -157,7 +157,7 @@ def test_plain_accumulation_would_be_another_loss(whole):
 
 
 def test_a_batch_of_one_is_refused():
-    objective = dict(name="clip", text=TEXT, dim=16)
+    objective = dict(name="clip", text=TEXT, tokens=12, dim=16)
     with pytest.raises(UserError, match="batch_size=1: .* one pair has nothing to be told from"):
         build.make_learner(tiny("unused", objective=objective, batch_size=1))
 
@@ -180,7 +180,13 @@ def test_published_sizes():
     text = dict(family="bert")
     whole = nnx.eval_shape(
         lambda: make(
-            frames=16, size=224, encoder=dict(size="B"), video="timesformer", text=text, dim=256
+            frames=16,
+            size=224,
+            encoder=dict(size="B"),
+            video="timesformer",
+            text=text,
+            tokens=77,
+            dim=256,
         )
     )
     flat = flatten(split(whole)[1])
@@ -201,6 +207,7 @@ def test_published_sizes():
         (dict(compat="surgclip"), "only the timesformer has a form"),
         (dict(loss="sigmoid"), "set objective.temperature=log_scale"),
         (dict(text={"family": "bert", "deep": 3}), "objective.text has no field 'deep'.*'depth'"),
+        (dict(tokens=13), "objective.tokens is 13; the text tower has positions for 12"),
         (dict(text={"depth": 3}), "objective.text.family must be given"),
         (dict(text={"family": "t5"}), "text family 't5' is not known"),
     ],
