@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from surgjax import objectives
 from surgjax.accumulation import accumulate, embed_in_parts
 from surgjax.config import component, to_dict
+from surgjax.data.captioned import CaptionedPlan, Captions, training_texts
 from surgjax.data.labelled import LabelledPlan
 from surgjax.data.leakage import training_videos, usable_videos
 from surgjax.data.plan import ClipShape, Plan
@@ -41,6 +42,7 @@ from surgjax.state import (
     subtree,
     unflatten,
 )
+from surgjax.words import Words, open_words
 
 log = logging.getLogger("surgjax")
 TEACHER_STREAM = 1  # folded into the seed's key, so that a random teacher is no copy of the student
@@ -48,13 +50,14 @@ TEACHER_STREAM = 1  # folded into the seed's key, so that a random teacher is no
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on."""
+    """What a run trains on; `words` is the tokenizer of objectives that read captions."""
 
     stores: list[Store]
     clip: ClipShape
     augment: Augmentation
     plan: Plan
     leakage: dict[str, Any]
+    words: Words | None = None
 
 
 def open_stores(cfg: ConfigDict) -> list[Store]:
@@ -81,6 +84,17 @@ def open_data(cfg: ConfigDict) -> Data:
             anchor=data.anchor,
             repeats=data.repeats,
         )
+    elif objective.samples == "captioned":
+        masks, leakage = usable_videos(stores)
+        options = Captions(**to_dict(data.captions))
+        words = open_words(to_dict(cfg.objective), lambda: training_texts(stores, masks, options))
+        plan = CaptionedPlan(
+            *(stores, masks, clip, cfg.batch_size, cfg.seed, data.weights),
+            options=options,
+            tokenizer=words.tokenizer,
+        )
+        log.info("training on %s", plan.report)
+        return Data(stores, clip, augment, plan, leakage, words)
     else:
         masks, leakage = usable_videos(stores)
         plan = Plan(

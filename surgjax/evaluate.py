@@ -22,6 +22,7 @@ from surgjax.errors import Stopped, UserError
 from surgjax.preemption import StopSignal
 from surgjax.sharding import to_host
 from surgjax.state import Params, TrainState, join, rebuild, split, with_average
+from surgjax.words import words_of
 from surgjax.writers import Metrics, RunFolder
 
 TEXTS = 64  # sentences embedded at once
@@ -152,7 +153,8 @@ class Evaluators:
             for first in range(0, len(texts), TEXTS):
                 some = [*texts[first : first + TEXTS]]
                 filled = some + [""] * (TEXTS - len(some))  # one shape, so one compilation
-                made = self._call(self._embed["text"], params, self._tokenizer(filled))
+                words = self._tokenizer(filled)
+                made = self._call(self._embed["text"], params, (words["ids"], words["mask"]))
                 found.append(made[: len(some)])
             return np.concatenate(found)
 
@@ -187,7 +189,11 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
     run = RunFolder(workdir)
     try:
         with StopSignal() as signal:
-            evaluators = Evaluators(own, learner, clip, meta["used_cases"], workdir, signal)
+            words = words_of(workdir, config.to_dict(own.objective))
+            evaluators = Evaluators(
+                *(own, learner, clip, meta["used_cases"], workdir, signal),
+                tokenizer=words.tokenizer if words else None,
+            )
             results = evaluators.run_params(params, meta["step"], None, only=names)
             if signal.code:
                 raise Stopped("evaluation interrupted", signal.code)

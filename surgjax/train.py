@@ -99,6 +99,10 @@ def _train(
         state = _with_frozen(state, abstract, workdir)
         provenance = meta["init_from"]
         log.info("restored step %d of %s", start, workdir)
+        if data.words is not None:
+            data.words.refuse_others(workdir)
+    if run is not None and data.words is not None:
+        data.words.keep(workdir)
     taught_by = teacher.provenance if teacher else None
     meta = build.describe(cfg, data, provenance, taught_by, learner.ema_of)
     last = min(cfg.total_steps, cfg.stop_at_step or cfg.total_steps)
@@ -111,7 +115,10 @@ def _train(
     closing.callback(meter.close)
     step_fn = build.make_step(learner, cfg, mesh, abstract, teacher.module if teacher else None)
     teacher_params = teacher.params if teacher else None
-    evaluators = evaluate.Evaluators(cfg, learner, data.clip, meta["used_cases"], workdir, signal)
+    evaluators = evaluate.Evaluators(
+        *(cfg, learner, data.clip, meta["used_cases"], workdir, signal),
+        tokenizer=data.words.tokenizer if data.words else None,
+    )
     stop_flags = _StopFlags(mesh, signal)
     before: dict[str, jax.Array] | None = None
 
@@ -119,7 +126,7 @@ def _train(
         evaluators.run(state, start, metrics, only=evaluators.due(start, last) - metrics.evaluated)
     batches = train_batches(
         data.plan,
-        data.stores,
+        data.plan.stores,
         clip=data.clip,
         start_step=start,
         stop_step=last,

@@ -25,6 +25,7 @@ VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one
 VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
 VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]
 VARIANTS += [("surgrec_jepa", "reference")]
+VARIANTS += [("surgclip", v) for v in ("ours", "siglip", "frozen", "partly_frozen")]
 
 
 def load(name, variant="", store="somewhere"):

@@ -17,10 +17,8 @@ from surgjax.data.store import Store, Whole
 from surgjax.data.transforms import rng_of
 from surgjax.errors import UserError, nearest
 
-# texts -> (ids int32 (n, length), mask (n, length), False for padding)
-Tokenizer = Callable[
-    [Sequence[str]], tuple[Int[np.ndarray, "n length"], Bool[np.ndarray, "n length"]]
-]
+# sentences -> {"ids": int32 (n, length), "mask": bool (n, length)}, as data/tokenizers.py
+Tokenizer = Callable[[Sequence[str]], Mapping[str, np.ndarray]]
 
 LEVEL_IDS = {"1": "fine", "2": "mid", "3": "coarse"}  # in SurgLaVi's database
 CLIPS = ("centred", "spread")
@@ -158,6 +156,14 @@ def choose(store: Store, videos: Bool[np.ndarray, "v"], options: Captions) -> Ch
     return Chosen(**columns, span_ms=span[keep], text=texts[keep], dropped=dropped)
 
 
+def training_texts(
+    stores: Sequence[Store], masks: Sequence[np.ndarray], options: Captions
+) -> list[str]:
+    """All texts that a plan of these stores trains on."""
+    pairs = zip(stores, masks, strict=True)
+    return [text for store, mask in pairs for text in choose(store, mask, options).text]
+
+
 def numbered_texts(texts: np.ndarray) -> Int[np.ndarray, "n"]:
     """int32 numbers of texts; equal texts have equal ones."""
     return np.unique(texts.astype(str), return_inverse=True)[1].astype(np.int32)
@@ -262,10 +268,10 @@ class CaptionedPlan(Plan):
         """{"tokens": int32 (n, length), "token_mask": bool (n, length), "caption": int32 (n,),
         "recording": int32 (n,), "span": int32 (n, 2) milliseconds}"""
         at = rows["index"]
-        tokens, mask = self.tokenizer(self._texts[at].tolist())
+        words = self.tokenizer(self._texts[at].tolist())
         return {
-            "tokens": tokens,
-            "token_mask": mask,
+            "tokens": words["ids"],
+            "token_mask": words["mask"],
             "caption": self._caption[at],
             "recording": self._recording[at],
             "span": self._span[at],

@@ -60,7 +60,7 @@ def tokenizer(texts):
     for row, text in zip(ids, texts, strict=True):
         words = [len(word) for word in text.split()][:5]
         row[: len(words)] = words
-    return ids, ids > 0
+    return {"ids": ids, "mask": ids > 0}
 
 
 def plan_of(stores, **changes):
