@@ -34,7 +34,9 @@ def complete(cfg: ConfigDict) -> ConfigDict:
             found = image_network(teacher, teacher.get("weights", ""), "objective.teacher")
             cfg.objective.teacher = ConfigDict(found)
         if given.get("network") == "image":
-            found = image_network(given.get("image") or {}, cfg.init_from, "objective.image")
+            found = image_network(
+                given.get("image") or {}, cfg.init_from.split(",")[0].strip(), "objective.image"
+            )
             cfg.objective.image = ConfigDict(found)
     return cfg
 
