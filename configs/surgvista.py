@@ -68,6 +68,10 @@ def get_config(variant: str = ""):
             layer_norm_eps=0.0,
             final_norm="auto",  # yes for DINOv2 and DINOv3, else no
             resample=False,
+            # Of the pixels it was trained on. Empty: as its folder says, else ImageNet's, which the
+            # script gives EndoSSL too. EndoViT: (.3464, .2280, .2228) and (.2520, .2128, .2093).
+            mean=(),
+            std=(),
         ),
     )
     cfg.data.frames = 16

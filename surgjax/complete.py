@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from surgjax.build import open_stores, read_config
 from surgjax.config import component, to_dict
 from surgjax.errors import UserError
+from surgjax.interop.files import read_json
 from surgjax.interop.sources import is_run, open_outside
 from surgjax.models.image_vit import dimensions
 
@@ -31,8 +32,11 @@ def complete(cfg: ConfigDict) -> ConfigDict:
             cfg.objective.update(objective.from_stores(given, open_stores(cfg)))
         if given.get("teacher"):
             teacher = given["teacher"]
-            found = image_network(teacher, teacher.get("weights", ""), "objective.teacher")
-            cfg.objective.teacher = ConfigDict(found)
+            weights = teacher.get("weights", "")
+            found = image_network(teacher, weights, "objective.teacher")
+            pixels = pixel_statistics(weights)
+            chosen = {k: v for k, v in found.items() if v or k not in pixels}
+            cfg.objective.teacher = ConfigDict({**pixels, **chosen})
         if given.get("network") == "image":
             found = image_network(
                 given.get("image") or {}, cfg.init_from.split(",")[0].strip(), "objective.image"
@@ -81,3 +85,15 @@ def image_network(given: Mapping[str, Any], weights: str, field: str) -> dict[st
             f"leave {field}.size empty or use another checkpoint"
         )
     return {**facts, **{name: value for name, value in given.items() if value or name not in facts}}
+
+
+def pixel_statistics(weights: str) -> dict[str, list[float]]:
+    """mean and std of the pixels that a public folder's network expects, where it tells them."""
+    file = Path(weights) / "preprocessor_config.json"
+    if weights in ("", "random") or not file.is_file():
+        return {}
+    settings = read_json(file)
+    if not settings.get("do_normalize", True):
+        return {"mean": [0.0] * 3, "std": [1.0] * 3}
+    names = {"mean": "image_mean", "std": "image_std"}
+    return {ours: settings[theirs] for ours, theirs in names.items() if settings.get(theirs)}

@@ -231,11 +231,18 @@ def heads_for(width: int, published_width: int, published_heads: int) -> int:
     return width // 64
 
 
-def standardise(cubes: UInt8[Array | np.ndarray, "b n values"]) -> Float[Array, "b n values"]:
-    """uint8 pixels, channel last, with ImageNet's mean and deviation taken out; float32."""
+def standardise(
+    cubes: UInt8[Array | np.ndarray, "b n values"],
+    mean: Float[np.ndarray, "3"] = IMAGENET_MEAN,
+    std: Float[np.ndarray, "3"] = IMAGENET_STD,
+) -> Float[Array, "b n values"]:
+    """uint8 pixels, channel last, with mean and deviation (of pixels in [0, 1]) taken out; float32.
+
+    Both are ImageNet's by default.
+    """
     channels = cubes.shape[-1] // 3
-    scale = np.tile(1 / (255 * IMAGENET_STD), channels).astype(np.float32)
-    offset = np.tile(IMAGENET_MEAN / IMAGENET_STD, channels).astype(np.float32)
+    scale = np.tile(1 / (255 * std), channels).astype(np.float32)
+    offset = np.tile(mean / std, channels).astype(np.float32)
     return jnp.asarray(cubes, jnp.float32) * scale - offset
 
 

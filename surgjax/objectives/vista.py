@@ -37,8 +37,9 @@ class Objective(mae.Objective):
         "auto" normalises those of a teacher that is read after one (DINOv2, DINOv3).
       teacher: of the frozen network: arguments of `ImageViT`, where empty and 0 mean its default;
         weights, a file or folder, or "random" for a network drawn from the seed; resample, frames
-        resized where its patch is another; final_norm, "yes", "no", or "auto": of a network with
-        layer scale (DINOv2, DINOv3), as these are read, others without, as in the paper.
+        resized where its patch is another; mean and std of the pixels it was trained on, by default
+        ImageNet's; final_norm, "yes", "no", or "auto": of a network with layer scale (DINOv2,
+        DINOv3), as these are read, others without, as in the paper.
 
     Raises:
       UserError: a value that does not fit, naming the field.
@@ -77,6 +78,8 @@ class Objective(mae.Objective):
         self.weights, self.beta = (pixel_weight, feature_weight), beta
         arguments = teacher_arguments(teacher, self.encoder)
         self.teacher = tuple(sorted(arguments.items()))
+        self.teacher_mean = three_numbers(teacher, "mean", mae.IMAGENET_MEAN)
+        self.teacher_std = three_numbers(teacher, "std", mae.IMAGENET_STD)
         self.normalise_features = chosen(
             "objective.normalise_features", normalise_features, auto=arguments["final_norm"]
         )
@@ -135,7 +138,8 @@ class Objective(mae.Objective):
             shape = (*frames.shape[:2], *sides, 3)
             resized = jax.image.resize(frames.astype(jnp.float32), shape, "bilinear")
             frames = jnp.round(resized).astype(jnp.uint8)
-        patches = mae.standardise(tubelets(frames, (1, teacher.patch, teacher.patch)))
+        mean, std = (np.float32(x) for x in (self.teacher_mean, self.teacher_std))
+        patches = mae.standardise(tubelets(frames, (1, teacher.patch, teacher.patch)), mean, std)
         tokens = teacher(patches, (height, width))[:, teacher.prefix :].astype(jnp.float32)
         tokens = tokens.reshape(len(video), time * height * width, -1)
         if self.normalise_features:
@@ -159,7 +163,7 @@ def teacher_arguments(teacher: Mapping[str, Any], encoder: VideoViT) -> dict[str
     """
     parameters = signature(ImageViT.__init__).parameters
     known = [name for name in parameters if name not in ("self", "unroll", "dtype", "rngs")]
-    known += ["weights", "resample"]
+    known += ["weights", "resample", "mean", "std"]
     for name in teacher:
         if name not in known:
             raise UserError(
@@ -168,7 +172,8 @@ def teacher_arguments(teacher: Mapping[str, Any], encoder: VideoViT) -> dict[str
             )
     given = {name: value for name, value in teacher.items() if value or value is False}
     is_resampled = given.pop("resample", False)
-    given.pop("weights", None)
+    for name in ("weights", "mean", "std"):
+        given.pop(name, None)
     size = given.pop("size", PUBLISHED_TEACHER)
     patch = given.setdefault("patch", encoder.patch[1])
     if patch != encoder.patch[1] and not is_resampled:
@@ -189,6 +194,20 @@ def chosen(field: str, value: str, *, auto: bool) -> bool:
     if value not in ("auto", "yes", "no"):
         raise UserError(f"{field} is {value!r}; choose auto, yes or no")
     return auto if value == "auto" else value == "yes"
+
+
+def three_numbers(
+    teacher: Mapping[str, Any], field: str, default: Float[np.ndarray, "3"]
+) -> tuple[float, ...]:
+    """objective.teacher.mean or std. Raises UserError for what is not one number a channel."""
+    values = tuple(teacher.get(field) or map(float, default))
+    lowest = 1e-6 if field == "std" else 0.0
+    if len(values) != 3 or not all(isinstance(x, int | float) and x >= lowest for x in values):
+        raise UserError(
+            f"objective.teacher.{field} is {values}; expected three numbers of pixels in [0, 1], "
+            f"one for each of red, green and blue"
+        )
+    return values
 
 
 def picture_flops(teacher: ImageViT, patches: int) -> int:

@@ -175,6 +175,7 @@ def test_a_teacher_of_another_patch_needs_frames_of_another_size(batch):
         (dict(teacher=TEACHER | {"wieghts": ""}), "no field 'wieghts' .did you mean 'weights'"),
         (dict(teacher=TEACHER | {"final_norm": "maybe"}), "choose auto, yes or no"),
         (dict(teacher=TEACHER | {"size": "XL"}), "encoder.size is 'XL'.*choose one of T, S, B"),
+        (dict(teacher=TEACHER | {"std": (0.2, 0.2)}), "teacher.std is .0.2, 0.2.; expected three"),
         (dict(beta=0.0), "objective.beta is 0.0"),
     ],
 )
@@ -279,6 +280,9 @@ def test_a_folder_says_all_of_its_teacher(config, batch, kind, prefix, tmp_path)
     of_config = getattr(transformers, kind).config_class
     peer = getattr(transformers, kind)(of_config(**sizes, **more)).eval()
     peer.save_pretrained(tmp_path / "teacher")
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    settings = json.dumps({"image_mean": mean, "image_std": std})
+    (tmp_path / "teacher" / "preprocessor_config.json").write_text(settings)
     cfg = config(data__size=48)
     cfg.objective.teacher = dict(weights=str(tmp_path / "teacher"))
     cfg = complete(cfg)
@@ -288,7 +292,7 @@ def test_a_folder_says_all_of_its_teacher(config, batch, kind, prefix, tmp_path)
     found = objective.features(rebuild(split(teacher.module)[0], teacher.params), batch["video"])
     assert objective.feature_decoder.head.kernel.shape[1] == 24
 
-    frames = (batch["video"][:, ::2] / 255 - mae.IMAGENET_MEAN) / mae.IMAGENET_STD
+    frames = (batch["video"][:, ::2] / 255 - mean) / std
     pixels = torch.from_numpy(frames.reshape(-1, 48, 48, 3).transpose(0, 3, 1, 2).astype("f4"))
     places = torch.arange(9.0).repeat(len(pixels), 1)
     given = dict(noise=places) if kind == "ViTMAEModel" else {}
