@@ -136,7 +136,7 @@ class Learner:
     make_teacher: Callable[[jax.Array], nnx.Module] | None
     flops_per_clip: float
     batch_extras: Mapping[str, Any]
-    is_contrastive: bool = False
+    is_contrastive: bool
 
     def init(self, key: jax.Array) -> TrainState:
         params, frozen = partition(split(self.fresh(key))[1], self.optimizer.is_frozen)

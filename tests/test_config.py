@@ -24,8 +24,7 @@ CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
 VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
 VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]
-VARIANTS += [("surgrec_jepa", "reference")]
-VARIANTS += [("surgclip", v) for v in ("ours", "siglip", "frozen", "partly_frozen")]
+VARIANTS += [("surgrec_jepa", "reference"), ("surgclip", "siglip"), ("surgclip", "partly_frozen")]
 
 
 def load(name, variant="", store="somewhere"):

@@ -1,15 +1,21 @@
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from runs import tiny
+from runs import losses, same, tiny
 
 from surgjax import build, contrastive, objectives, sharding
+from surgjax.checkpoint import read_params
 from surgjax.errors import UserError
+from surgjax.evaluate import evaluate
 from surgjax.objectives.clip import held
 from surgjax.sharding import make_mesh, put_batch
 from surgjax.state import flatten, split
+from surgjax.train import train
 
 TEXT = dict(family="bert", vocab_size=50, length=12, width=32, depth=1, heads=2)
 TINY = dict(frames=4, size=32, encoder=dict(size="two blocks"), text=TEXT, tokens=12, dim=16)
@@ -215,3 +221,96 @@ def test_published_sizes():
 def test_bad_values_are_named(change, message):
     with pytest.raises(UserError, match=message):
         make(**change)
+
+
+# --- runs
+
+
+def run_config(store, **changes):
+    """Three levels of the rendered captions, word pieces made of them."""
+    text = dict(family="bert", vocab_size=150, length=24, width=32, depth=1, heads=2)
+    objective = dict(name="clip", text=text, tokens=24, dim=16, tokenizer="captions")
+    changes = {"objective": objective | changes.pop("objective", {})} | changes
+    return tiny(store, data__captions__quotas="0.25,0.25,0.5", **changes)
+
+
+@pytest.fixture(scope="module")
+def straight(store, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    with pytest.MonkeyPatch.context() as patch:
+        found = jax.local_devices()[:1]
+        patch.setattr(sharding.jax, "devices", lambda: found)
+        train(run_config(store), run)
+    return run
+
+
+def test_training_goes_on_exactly(store, straight, tmp_path, use_devices):
+    use_devices(1)
+    train(run_config(store, stop_at_step=3), tmp_path)
+    train(run_config(store), tmp_path)
+    assert same(tmp_path, straight) and losses(tmp_path) == losses(straight)
+    lines = map(json.loads, (straight / "metrics.jsonl").read_text().splitlines())
+    # Two training videos: half of the pairs of a batch are of one video.
+    assert 0.2 < np.mean([line["same_video_rate"] for line in lines if "loss" in line]) < 0.8
+    _, meta = read_params(straight)
+    assert meta["used_cases"] == ["synthetic/video01", "synthetic/video02"]
+
+
+def test_a_run_keeps_its_tokenizer(store, straight, tmp_path, use_devices):
+    use_devices(1)
+    kept = (straight / "tokenizer" / "vocab.txt").read_text().split("\n")
+    assert kept[:2] == ["[PAD]", "[UNK]"] and len(kept) <= 151
+    other = tmp_path / "words"
+    shutil.copytree(straight / "tokenizer", other)
+    where = {"tokenizer": str(other)}
+    run = tmp_path / "run"
+    train(run_config(store, stop_at_step=2, objective=where), run)
+    assert losses(run) == {k: v for k, v in losses(straight).items() if k <= 2}
+    (other / "vocab.txt").write_text("\n".join([*kept[:5], *kept[5:-1][::-1], ""]))
+    with pytest.raises(UserError, match="vocab.txt has changed; put it back, or name .*tokenizer"):
+        train(run_config(store, objective=where), run)
+
+
+def test_a_finished_run_is_asked_for_retrieval(store, straight, capsys):
+    cfg = tiny(store, evals__retrieval=dict(every=0, store=str(store), clips="centred"))
+    found = evaluate(straight, cfg)
+    assert 0 <= found["retrieval/t2v_r10"] <= 1 and "text to video" in capsys.readouterr().out
+    saved = json.loads((straight / "eval" / "retrieval" / "metrics.json").read_text())
+    assert list(saved["groups"]["all"]["models"]) == ["pretrained", "random"]
+    assert saved["saw_test"] == "no"
+
+
+def test_frozen_towers_keep_their_values(store, tmp_path, use_devices):
+    use_devices(1)
+    frozen = r"^encoder/|^text_encoder/(token_embedding|blocks/0/)"
+    state = train(run_config(store, optim__frozen=frozen, stop_at_step=2), tmp_path)
+    assert {path.split("/")[0] for path in flatten(state.frozen)} == {"encoder", "text_encoder"}
+    trained = {path.split("/")[0] for path in flatten(state.params)}
+    assert trained == {"text_encoder", "video_projection", "text_projection", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(tokenizer=""), "objective.tokenizer is empty; expected a folder with .*vocab.txt"),
+        (dict(tokenizer="/none"), "/none does not exist; expected tokenizer.json"),
+        (
+            dict(text=dict(family="clip", vocab_size=150, length=24)),
+            "makes BERT's word pieces and objective.text.family is 'clip'",
+        ),
+        (
+            dict(text=dict(family="bert", vocab_size=20, length=24)),
+            "a vocabulary of 20 pieces; the sentences' characters alone make",
+        ),
+    ],
+)
+def test_tokenizers_that_do_not_fit_are_named(store, change, message):
+    with pytest.raises(UserError, match=message):
+        build.open_data(run_config(store, objective=change))
+
+
+def test_a_tokenizer_with_more_ids_than_the_tower_is_refused(store, straight):
+    text = dict(family="bert", vocab_size=50, length=24)
+    change = dict(text=text, tokenizer=str(straight / "tokenizer"))
+    with pytest.raises(UserError, match="ids and the text tower 50; set objective.text.vocab_size"):
+        build.open_data(run_config(store, objective=change))
