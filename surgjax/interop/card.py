@@ -102,7 +102,7 @@ def public_card(model: Model, parity: str) -> str:
     if name not in HUB_NAMES:
         head["license_name"] = name
     head["tags"] = [TAG]
-    head["pretrained_on"] = model.pretrained_on  # for layouts whose files have no place for it
+    head["pretrained_on"] = model.pretrained_on  # some layouts have no place for it in their files
     if str(model.provenance["source"]).count("/") == 1:  # a name on the hub
         head["base_model"] = model.provenance["source"]
     notes = "\n".join(f"- {note}" for note in licence.notes([name]))
@@ -148,6 +148,7 @@ def _front_matter(meta: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str
     is_classifier = bool(meta["config"]["objective"].get("labels"))
     head["pipeline_tag"] = "video-classification" if is_classifier else "feature-extraction"
     head["tags"] = ["surgery", "endoscopy", "jax", "video", TAG]
+    head["pretrained_on"] = facts["pretrained_on"]
     start = meta.get("init_from") or {}
     if str(start.get("source", "")).count("/") == 1:  # a name on the hub
         head["base_model"] = start["source"]

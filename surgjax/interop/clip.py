@@ -143,39 +143,42 @@ def config_of(tensors: Flat) -> dict[str, Any]:
             "vision_config of a CLIPModel; write one, and name the file model.safetensors or "
             "pytorch_model.bin"
         )
-    made = _from_open_clip(tensors)
-    shape = lambda name: made[name].shape  # noqa: E731
-    depth = lambda tower: sum(  # noqa: E731
-        n.startswith(f"{tower}.encoder.layers.") and n.endswith(".layer_norm1.bias") for n in made
-    )
-    words, text = shape("text_model.embeddings.token_embedding.weight")
-    width, _, patch, _ = shape("vision_model.embeddings.patch_embedding.weight")
-    places = shape("vision_model.embeddings.position_embedding.weight")[0] - 1
-    dim = shape("text_projection.weight")[0]
-    shared = {"hidden_act": "quick_gelu", "projection_dim": dim}
+    found = _from_open_clip(tensors)
+    embeddings = "{}_model.embeddings.{}_embedding.weight"
+
+    def size(name: str, axis: int = 0) -> int:
+        return found[name].shape[axis]
+
+    def fields(tower: str, width: int) -> dict[str, Any]:
+        norms = (n for n in found if n.startswith(f"{tower}_model.encoder.layers."))
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": sum(name.endswith("layer_norm1.bias") for name in norms),
+            "num_attention_heads": width // 64,
+            "hidden_act": "quick_gelu",
+            "projection_dim": size("text_projection.weight"),
+        }
+
+    try:
+        words = size(embeddings.format("text", "token"))
+        text = fields("text", size(embeddings.format("text", "token"), 1))
+        text["vocab_size"], text["eos_token_id"] = words, words - 1
+        text["max_position_embeddings"] = size(embeddings.format("text", "position"))
+        vision = fields("vision", size(embeddings.format("vision", "patch")))
+        vision["patch_size"] = size(embeddings.format("vision", "patch"), 2)
+        places = size(embeddings.format("vision", "position")) - 1
+        vision["image_size"] = vision["patch_size"] * math.isqrt(places)
+    except KeyError as error:
+        raise UserError(
+            f"the file lacks {error}; expected the complete network of CLIP; get the file again"
+        ) from error
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
-        "projection_dim": dim,
-        "text_config": shared
-        | {
-            "vocab_size": words,
-            "hidden_size": text,
-            "intermediate_size": 4 * text,
-            "num_hidden_layers": depth("text_model"),
-            "num_attention_heads": text // 64,
-            "max_position_embeddings": shape("text_model.embeddings.position_embedding.weight")[0],
-            "eos_token_id": words - 1,
-        },
-        "vision_config": shared
-        | {
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": depth("vision_model"),
-            "num_attention_heads": width // 64,
-            "image_size": patch * math.isqrt(places),
-            "patch_size": patch,
-        },
+        "projection_dim": text["projection_dim"],
+        "text_config": text,
+        "vision_config": vision,
     }
 
 

@@ -348,15 +348,13 @@ def provenance(path: Path, outside: Outside) -> dict[str, Any]:
     name = card.get("license_name") if card.get("license") == "other" else card.get("license")
     datasets = card.get("datasets") or []
     datasets = [datasets] if isinstance(datasets, str) else datasets
-    from_card = [f"{name} (split unknown)" for name in datasets]
+    from_card = card.get("pretrained_on") or [f"{name} (split unknown)" for name in datasets]
+    from_card = [from_card] if isinstance(from_card, str) else [str(name) for name in from_card]
     return {
         "source": hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else path.absolute().name,
         "format": outside.module.__name__.rsplit(".", 1)[-1],
         "licence": licence.normalised(stated.get("licence") or name or outside.module.LICENCE),
-        "pretrained_on": stated.get("pretrained_on")
-        or card.get("pretrained_on")
-        or from_card
-        or UNKNOWN_DATA,
+        "pretrained_on": stated.get("pretrained_on") or from_card or UNKNOWN_DATA,
         "used_cases": None,
         "sha256": outside.weights.sha256,
     }

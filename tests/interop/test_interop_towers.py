@@ -336,6 +336,11 @@ def test_names_of_open_clip_and_openai(tmp_path):
         np.testing.assert_allclose(model.apply(**inputs)[name], value, atol=1e-6)
     assert max(reexport(tmp_path / "ViT.pt", tmp_path / "hf")["max_abs_difference"].values()) < 1e-4
 
+    pictures = {name: x for name, x in content.items() if name != "token_embedding.weight"}
+    torch.save(pictures, tmp_path / "part.pt")
+    with pytest.raises(UserError, match="lacks 'text_model.embeddings.token_embedding.weight'"):
+        interop.load(tmp_path / "part.pt")
+
     wrapped = {"state_dict": {f"module.{n}": torch.from_numpy(x) for n, x in named.items()}}
     torch.save(wrapped, tmp_path / "epoch_9.pt")
     with pytest.raises(UserError, match="which GELU.*expected config.json beside it"):
