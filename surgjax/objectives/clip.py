@@ -194,6 +194,11 @@ class Objective(nnx.Module):
             return 1 / held(self.temperature[...], *DIVISOR_BOUNDS)
         return jnp.exp(held(self.logit_scale[...], -np.inf, MOST_LOG_SCALE))
 
+    def logits(self, similarity: Float[Array | np.ndarray, "b m"]) -> Float[Array, "b m"]:
+        """Similarities times the scale, plus the bias of the sigmoid loss."""
+        bias = self.logit_bias[...] if self.loss_name == "sigmoid" else 0.0
+        return self.scale() * jnp.asarray(similarity) + bias
+
     def encode_video(
         self, video: UInt8[Array | np.ndarray, "b t h w c"], rng: jax.Array | None = None
     ) -> Float[Array, "b e"]:
@@ -203,7 +208,20 @@ class Objective(nnx.Module):
         Args:
           rng: one key per sample for drop path, or None in evaluation.
         """
+        return self.encode_pixels(self._normalised(video), rng)
+
+    def encode_pixels(
+        self, video: Float[Array | np.ndarray, "b t h w c"], rng: jax.Array | None = None
+    ) -> Float[Array, "b e"]:
+        """`encode_video` of clips that are normalised already, with `pixel_statistics`."""
         return unit(self.video_projection(self._pooled(video, rng))).mean(axis=1)
+
+    @property
+    def pixel_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the channels, of pixels in [0, 1], that the tower wants gone."""
+        if self.video == "timesformer":
+            return (0.5,) * 3, (0.5,) * 3
+        return tuple(mae.IMAGENET_MEAN.tolist()), tuple(mae.IMAGENET_STD.tolist())
 
     def encode_text(
         self,
@@ -220,15 +238,17 @@ class Objective(nnx.Module):
 
     def encode(self, video: UInt8[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b n d"]:
         """What the video tower says of whole clips before the projection, float32."""
-        return self._pooled(video, None).astype(jnp.float32)
+        return self._pooled(self._normalised(video), None).astype(jnp.float32)
+
+    def _normalised(self, video) -> Float[Array, "b t h w c"]:
+        mean, std = (np.array(values, np.float32) for values in self.pixel_statistics)
+        return jnp.asarray(video, jnp.float32) * (1 / (255 * std)) - mean / std
 
     def _pooled(self, video, rng: jax.Array | None) -> Float[Array, "b n d"]:
         """One vector a frame of the TimeSformer, one a clip of the ViT."""
         if self.video == "timesformer":
-            pixels = jnp.asarray(video, jnp.float32) / 127.5 - 1
-            return self.encoder.encode(pixels, rng)
-        cubes = mae.standardise(self.encoder.tubelets(video))
-        return self.encoder.encode_tubelets(cubes, None, rng).mean(axis=1, keepdims=True)
+            return self.encoder.encode(video, rng)
+        return self.encoder(video, rng=rng).mean(axis=1, keepdims=True)
 
     def flops_per_clip(self) -> float:
         """Useful floating-point operations of training on one pair: three times the forward pass.
