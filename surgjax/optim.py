@@ -19,7 +19,8 @@ NO_DECAY = ("bias", "scale", "q_bias", "v_bias", "layer_scale1", "layer_scale2")
 NO_DECAY += ("mask_token", "cls_token", "registers", "positions", "time_positions", "query")
 NO_DECAY += ("logit_scale", "logit_bias", "temperature")
 
-EMBEDDING = ("embed", "cls_token", "registers", "positions")  # below an encoder's first block
+# Below an encoder's first block.
+EMBEDDING = ("embed", "cls_token", "registers", "positions", "time_positions")
 
 
 def virtual_paths(path: str, shape: tuple[int, ...]) -> list[str]:

@@ -68,13 +68,21 @@ def canonical(tensors: Flat) -> dict[str, np.ndarray]:
 
 
 def outside_names(tensors: Flat, config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The tensors. Raises UserError for a part of the network: the package would not complain."""
-    if config.get("architectures") != ["SurgCLIP"]:
+    """The tensors; a run that does without the norm of the tokens gets the one it starts with.
+
+    Raises UserError for a part of the network: the package would not complain.
+    """
+    made = dict(tensors)
+    width = tensors.get(f"{_MODEL}.norm.weight", np.zeros(0)).shape
+    made.setdefault("vision_layernorm.weight", np.ones(width, np.float32))
+    made.setdefault("vision_layernorm.bias", np.zeros(width, np.float32))
+    lacking = {row.part for row in TABLE.rows if not row.is_stacked and row.names[0] not in made}
+    if lacking:
         raise UserError(
-            "the surgclip layout holds both towers and their maps; expected all of SurgCLIP, not "
-            "one of its towers; leave --format out"
+            f"the surgclip layout holds both towers and their maps; found no "
+            f"{', '.join(sorted(lacking))}; use another --format"
         )
-    return dict(tensors)
+    return made
 
 
 def config_of(tensors: Flat) -> dict[str, Any]:

@@ -201,6 +201,9 @@ def test_mistakes_are_one_line(model, tmp_path):
     other = types.SimpleNamespace(encoder=object())
     with pytest.raises(UserError, match="compat='surgclip'"):
         find_format("surgclip").json_files(other, {})
+    shorter = {n: x for n, x in released().items() if "vision_layernorm" not in n}
+    made = find_format("surgclip").outside_names(shorter, {})
+    assert set(made) == set(released()) and (made["vision_layernorm.weight"] == 1).all()
     same = types.SimpleNamespace(encoder=types.SimpleNamespace(is_surgclip=True))
     assert find_format("surgclip").json_files(same, {}) == {}
 
