@@ -107,7 +107,8 @@ class Objective(nnx.Module):
         if video == "vit":
             self.encoder = VideoViT(**named, **encoder)
         else:
-            given = {name: value for name, value in encoder.items() if name != "positions"}
+            of_vit = ("positions", "qkv_bias")
+            given = {name: value for name, value in encoder.items() if name not in of_vit}
             self.encoder = TimeSformer(**named, **given, compat=compat)
             # Of the released weights; no similarity reads it.
             self.token_norm = LayerNorm(self.encoder.width, eps=1e-12, dtype=dtype, rngs=rngs)
