@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from surgjax.errors import UserError, nearest
 from surgjax.masking import sample_keys
@@ -107,21 +107,22 @@ class MultiBlock:
         kept, predicted = self.lengths
 
         def one(key):
-            region_key, keep_key, hide_key = jax.random.split(key, 3)
+            region_key, subset_key = jax.random.split(key)
 
-            def attempt(number):
-                size_key, place_key = jax.random.split(jax.random.fold_in(region_key, number))
-                return self._region(place_key, self._size(size_key))
+            def attempt(state):
+                number = state[0] + 1
+                noise = jax.random.uniform(
+                    jax.random.fold_in(region_key, number), (1 + 2 * self.kind.blocks,)
+                )
+                return number, self._region(noise[1:], self._size(noise[0]))
 
             def small(state):
                 hidden = state[1].sum()
                 return (hidden < predicted) | (state[1].size - hidden < kept)
 
-            def again(state):
-                return state[0] + 1, attempt(state[0] + 1)
-
-            _, hidden = jax.lax.while_loop(small, again, (0, attempt(0)))
-            return _subset(keep_key, ~hidden, kept), _subset(hide_key, hidden, predicted)
+            _, hidden = jax.lax.while_loop(small, attempt, (-1, self._nowhere()))
+            noise = jax.random.uniform(subset_key, (2, hidden.size))
+            return lowest(noise[0], ~hidden, kept), lowest(noise[1], hidden, predicted)
 
         return Mask(*jax.vmap(one)(sample_keys(rng, index)))
 
@@ -134,45 +135,51 @@ class MultiBlock:
                 f"{rows} rows; choose batch_size / accumulation a multiple of {self.group}"
             )
         size_key, place_key = jax.random.split(rng)
-        size = self._size(size_key)
+        size = self._size(jax.random.uniform(size_key))
 
         def one(key):
-            attempt = lambda number: self._region(jax.random.fold_in(key, number), size)  # noqa: E731
-            again = lambda state: (state[0] + 1, attempt(state[0] + 1))  # noqa: E731
-            return jax.lax.while_loop(lambda state: state[1].all(), again, (0, attempt(0)))[1]
+            def attempt(state):
+                number = state[0] + 1
+                noise = jax.random.uniform(jax.random.fold_in(key, number), (2 * self.kind.blocks,))
+                return number, self._region(noise, size)
+
+            everywhere = ~self._nowhere()  # what must be drawn anew
+            return jax.lax.while_loop(lambda state: state[1].all(), attempt, (-1, everywhere))[1]
 
         hidden = jax.vmap(one)(sample_keys(place_key, index))
         kept, predicted = self.lengths
 
-        def lowest(member, length):
+        def cut(member, length):
             fewest = member.sum(axis=1).reshape(-1, group).min(axis=1).repeat(group)
             left = member & (jnp.cumsum(member, axis=1) <= fewest[:, None])
             places = jnp.argsort(~left, axis=1, stable=True)[:, :length]
             places = jnp.sort(places, axis=1).astype(jnp.int32)
             return places, jnp.take_along_axis(left, places, axis=1)
 
-        keep, seen = lowest(~hidden, kept)
-        hide, asked = lowest(hidden, predicted)
+        keep, seen = cut(~hidden, kept)
+        hide, asked = cut(hidden, predicted)
         return Mask(keep, hide, seen, asked)
 
-    def _size(self, key: jax.Array) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    def _nowhere(self) -> Bool[Array, " n"]:
+        times, height, width = self.grid
+        return jnp.zeros(times * height * width, bool)
+
+    def _size(self, noise: Float[Array, ""]) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """Height and width of a block, of a number in [0, 1)."""
         _, height, width = self.grid
-        places = int(height * width * self.kind.scale)
-        aspect = jax.random.uniform(key, (), jnp.float32, *self.aspect)
+        places, (low, high) = int(height * width * self.kind.scale), self.aspect
+        aspect = low + (high - low) * noise
         rows = jnp.round(jnp.sqrt(places * aspect)).astype(jnp.int32)
         columns = jnp.round(jnp.sqrt(places / aspect)).astype(jnp.int32)
         return jnp.minimum(rows, height), jnp.minimum(columns, width)
 
     def _region(
-        self, key: jax.Array, size: tuple[Int[Array, ""], Int[Array, ""]]
+        self, noise: Float[Array, " m"], size: tuple[Int[Array, ""], Int[Array, ""]]
     ) -> Bool[Array, " n"]:
-        """True where a token is to be predicted."""
+        """True where a token is to be predicted, of two numbers in [0, 1) a block."""
         covered = []
-        for axis_key, extent, length in zip(
-            jax.random.split(key), self.grid[1:], size, strict=True
-        ):
-            shape = (self.kind.blocks, 1)
-            first = jax.random.randint(axis_key, shape, 0, extent - length + 1)
+        for part, extent, length in zip(noise.reshape(2, -1, 1), self.grid[1:], size, strict=True):
+            first = jnp.floor(part * (extent - length + 1))
             place = np.arange(extent)
             covered.append((first <= place) & (place < first + length))
         union = (covered[0][:, :, None] & covered[1][:, None]).any(axis=0)
@@ -233,10 +240,12 @@ def block_sizes(grid: Grid, scale: float, aspect: tuple[float, float]) -> list[t
     return sorted({(int(h), int(w)) for h, w in pairs})
 
 
-def _subset(key: jax.Array, member: Bool[Array, " n"], count: int) -> Int[Array, " count"]:
-    """`count` of the members, uniform without replacement, ascending."""
-    noise = jnp.where(member, jax.random.uniform(key, member.shape), 2.0)
-    return jnp.sort(jnp.argsort(noise)[:count]).astype(jnp.int32)
+def lowest(
+    noise: Float[Array, " n"], member: Bool[Array, " n"], count: int
+) -> Int[Array, " count"]:
+    """The `count` members with the lowest numbers: uniform without replacement; ascending."""
+    order = jnp.argsort(jnp.where(member, noise, 2.0))
+    return jnp.sort(order[:count]).astype(jnp.int32)
 
 
 def _group(masks: str) -> int | None:

@@ -38,7 +38,7 @@ def memory_gb() -> float:
 
 
 # Features have collapsed below them: the deviation of targets that are normalised (1 where all
-# channels vary from token to token), and the effective rank of 128 of them.
+# channels vary from token to token), and the effective rank of 64 of them.
 COLLAPSED = {"target_std": 0.1, "feature_rank": 3.0}
 
 

@@ -27,7 +27,7 @@ BLOCKS = {
     "short": {"blocks": 8, "scale": 0.15, "keep": 0.23, "predict": 0.48},
     "long": {"blocks": 2, "scale": 0.7, "keep": 0.0625, "predict": 0.7},
 }
-FEATURES = 128  # tokens of a batch whose rank is told
+FEATURES = 64  # tokens of a batch whose rank is told; more take time in every step
 
 
 class Objective(nnx.Module):
