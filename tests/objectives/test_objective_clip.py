@@ -106,6 +106,27 @@ def test_padding_says_nothing(batch):
     np.testing.assert_array_equal(ours, objective.encode_text(tokens, batch["token_mask"]))
 
 
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_other_text_towers(batch, family):
+    """CLIP ends where its end token stands, whatever follows; SigLIP reads all places."""
+    text = dict(TEXT, family=family) | ({"eos": 49} if family == "clip" else {})
+    objective = make(text=text, temperature="log_scale")
+    assert objective.text_projection.has_bias == (family != "clip")
+    end = batch["token_mask"].sum(axis=1) - 1
+    tokens = np.minimum(batch["tokens"], 48)
+    tokens[np.arange(8), end] = 49
+    other = np.where(np.arange(12) > end[:, None], 5, tokens).astype(np.int32)
+    encode = jax.jit(lambda tokens, mask: objective.encode_text(tokens, mask))
+    ours, theirs = (encode(x, batch["token_mask"]) for x in (tokens, other))
+    vectors = objective.text_encoder.encode(jnp.asarray(tokens))
+    expected = np.asarray(objective.text_projection(vectors), np.float64)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    padded = batch["token_mask"].sum(axis=1) < 12
+    equal = np.isclose(ours, theirs, atol=1e-6).all(axis=1)
+    assert equal.all() if family == "clip" else not equal[padded].any()
+
+
 def step_of(store, accumulation, devices, **changes):
     """(state, scalars) after one update on the first batch, and the gradient norm's scalars."""
     objective = dict(name="clip", text=TEXT, tokens=12, dim=16, temperature="log_scale") | changes
@@ -150,7 +171,7 @@ def test_parts_and_devices_change_no_number(whole, use_devices, accumulation, de
     # Of the first update Adam keeps the gradient's tenth, before it is divided by its size.
     ours, theirs = (flatten(s.opt_state["adam"].mu) for s in (state, whole[0]))
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_plain_accumulation_would_be_another_loss(whole):
