@@ -12,7 +12,7 @@ from runs import losses, same, tiny
 from surgjax import build as run_parts
 from surgjax import masking, objectives, sharding
 from surgjax.checkpoint import read_params
-from surgjax.complete import complete
+from surgjax.complete import complete, pixel_statistics
 from surgjax.errors import UserError
 from surgjax.export import export
 from surgjax.interop import find_format
@@ -303,6 +303,16 @@ def test_a_folder_says_all_of_its_teacher(config, batch, kind, prefix, tmp_path)
     if kind != "ViTMAEModel":
         tokens = (tokens - tokens.mean(-1, keepdims=True)) / tokens.std(-1, keepdims=True)
     np.testing.assert_allclose(found, tokens, atol=2e-4)
+
+
+def test_pixels_a_teacher_expects(tmp_path):
+    """Its folder's settings say whether and how they are normalised."""
+    file = tmp_path / "preprocessor_config.json"
+    assert pixel_statistics(str(tmp_path)) == pixel_statistics("random") == {}
+    file.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "do_normalize": True}))
+    assert pixel_statistics(str(tmp_path)) == {"mean": [0.1, 0.2, 0.3]}
+    file.write_text(json.dumps({"image_mean": [0.1, 0.2, 0.3], "do_normalize": False}))
+    assert pixel_statistics(str(tmp_path)) == {"mean": [0.0] * 3, "std": [1.0] * 3}
 
 
 def test_teachers_that_cannot_be_are_told(config, weights, tmp_path):
