@@ -39,7 +39,8 @@ class Objective(nnx.Module):
 
     Args:
       frames, size: of the clips (square, pixels).
-      encoder: arguments of the video tower: size, remat, drop_path, and positions of a "vit".
+      encoder: arguments of the video tower; those that a TimeSformer does not have (positions,
+        qkv_bias) are a "vit"'s.
       text: arguments of `TextTransformer`: family, vocab_size, length, width, depth, heads, ...
       tokenizer: folder or file with the text tower's vocabulary, or "captions" for word pieces of
         the training captions, as many as `text.vocab_size`; read where batches are made.
@@ -107,8 +108,8 @@ class Objective(nnx.Module):
         if video == "vit":
             self.encoder = VideoViT(**named, **encoder)
         else:
-            of_vit = ("positions", "qkv_bias")
-            given = {name: value for name, value in encoder.items() if name not in of_vit}
+            known = inspect.signature(TimeSformer.__init__).parameters
+            given = {name: value for name, value in encoder.items() if name in known}
             self.encoder = TimeSformer(**named, **given, compat=compat)
             # Of the released weights; no similarity reads it.
             self.token_norm = LayerNorm(self.encoder.width, eps=1e-12, dtype=dtype, rngs=rngs)
