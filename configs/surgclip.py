@@ -106,12 +106,12 @@ def get_config(variant: str = ""):
         cfg.data.workers = 0
         cfg.data.flip = 0.0
         cfg.batch_size = 64
-        cfg.total_steps = 200
+        cfg.total_steps = 160
         cfg.optim.peak_lr = 1e-3
         cfg.optim.final_lr = 1e-5
         cfg.optim.warmup_steps = 20
-        cfg.log.every = 10
-        cfg.checkpoint.every = 40
+        cfg.log.every = 8
+        cfg.checkpoint.every = 32
         cfg.evals.retrieval.every = 0
         cfg.evals.zero_shot.every = 0
     elif variant not in ("", "ours"):

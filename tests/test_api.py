@@ -17,10 +17,11 @@ from surgjax import interop, sharding
 from surgjax.checkpoint import read_params
 from surgjax.data.tokenizers import word_pieces, write_word_pieces
 from surgjax.errors import UserError
+from surgjax.export import export
 from surgjax.interop.files import write_safetensors
 from surgjax.interop.keys import from_ours
 from surgjax.models.surgclip import SurgCLIP
-from surgjax.models.video_vit import Size
+from surgjax.models.video_vit import SIZES, Size
 from surgjax.state import flatten, split
 from surgjax.train import train
 
@@ -148,3 +149,23 @@ def test_importing_the_package_loads_nothing():
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         surgjax.nothing  # noqa: B018
+
+
+def test_a_run_in_the_released_form_becomes_released_weights(store, tmp_path, monkeypatch):
+    """Trained, exported as the package's file, and asked again: equal logits."""
+    found = jax.local_devices()[:1]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    monkeypatch.setitem(SIZES, "one head", Size(64, 1, 1))  # the file does not say how many
+    text = dict(TEXT, vocab_size=150)
+    objective = dict(name="clip", video="timesformer", compat="surgclip", text=text, dim=16)
+    objective |= dict(tokenizer="captions")
+    cfg = tiny(store, objective=objective, encoder__size="one head", stop_at_step=1)
+    train(cfg, tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "out", format="surgclip")
+    for file in (tmp_path / "run" / "tokenizer").iterdir():
+        (tmp_path / "out" / file.name).write_bytes(file.read_bytes())
+    ours, _, tokenizer = surgjax.load(tmp_path / "run")
+    theirs, preprocess, again = surgjax.load(tmp_path / "out")
+    video, words = preprocess(clip()), tokenizer(SENTENCES)
+    np.testing.assert_array_equal(words["ids"], again(SENTENCES)["ids"])
+    np.testing.assert_allclose(ours(video, words), theirs(video, words), atol=1e-5)
