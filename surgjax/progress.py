@@ -37,9 +37,9 @@ def memory_gb() -> float:
     return (used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
 
 
-# Features have collapsed below them: the deviation of normalised targets (1 where all channels vary
-# from token to token), and the effective rank of 64 of them. Small runs that learnt stayed above 0.5
-# and 15; with targets that are not averaged, the rank fell to 6.
+# Features have collapsed below them: the deviation of normalised targets (1 where all channels
+# differ between tokens), and the effective rank of 64 of them. Small runs that learnt stayed above
+# 0.5 and 15; with targets that are not averaged, the rank fell to 6.
 COLLAPSED = {"target_std": 0.1, "feature_rank": 3.0}
 
 

@@ -87,7 +87,7 @@ them. Compare case lists before reporting numbers.
 
 ## How it was trained
 
-{_recipe(meta)}
+{_average(meta)}{_recipe(meta)}
 """
 
 
@@ -131,6 +131,11 @@ The weights have seen: {", ".join(model.pretrained_on)}.
 def _labels(config: Mapping[str, Any]) -> str:
     tasks = config["objective"].get("labels")
     return f"with labels of {', '.join(tasks)}" if tasks else "without labels"
+
+
+def _average(meta: Mapping[str, Any]) -> str:
+    part = meta.get("ema_of")
+    return f"The {part} is the moving average of the trained one.\n\n" if part else ""
 
 
 def _intended(config: Mapping[str, Any]) -> str:

@@ -387,11 +387,10 @@ def _processor(size: int) -> dict[str, Any]:
 def usage(frames: int, has_head: bool = False) -> str:
     """Code that loads an exported folder, for its card; of a classifier or of an encoder."""
     kind = CLASSIFIER if has_head else "VJEPA2Model"
-    result = (
-        """tokens = model(**clip, skip_predictor=True).last_hidden_state  # (1, tokens, width)"""
-    )
+    result = """tokens = model(**clip, skip_predictor=True).last_hidden_state  # (1, tokens, width)
+# The predictor (model(**clip).predictor_output) holds the one mask token that was trained."""
     if has_head:
-        result = """scores = model(**clip).logits[0]  # model.config.id2label names them"""
+        result = "scores = model(**clip).logits[0]  # model.config.id2label names them"
     return f"""from transformers import AutoVideoProcessor, {kind}
 
 processor = AutoVideoProcessor.from_pretrained(folder)

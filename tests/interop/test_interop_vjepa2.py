@@ -295,6 +295,9 @@ def test_a_run_is_exported_with_its_average(run, ours, shapes, tmp_path):
     assert model.config.pred_num_mask_tokens == 1
     processor = json.loads((tmp_path / "hf" / "video_preprocessor_config.json").read_text())
     assert processor["crop_size"] == {"height": 48, "width": 48}
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "The encoder is the moving average of the trained one." in card
+    assert "VJEPA2Model.from_pretrained(folder)" in card and "one mask token" in card
     assert processor["image_mean"] == [0.485, 0.456, 0.406]
 
     assert export(run, tmp_path / "official", format="vjepa2_official") is None
