@@ -252,10 +252,16 @@ def _what_fits(
     odd = sorted(part for part in parts if of_part(params, part) != of_part(places, part))
     if not odd:
         return params
+    encoder = {path: value for path, value in params.items() if path.startswith("encoder/")}
+    if not encoder:
+        raise UserError(
+            f"{format} has no place for the {', '.join(sorted(parts))} of this run, and it has no "
+            f"video encoder; image classifiers have no --format yet"
+        )
     log.warning(
         "only the encoder is exported: %s has no place for all of %s", format, ", ".join(odd)
     )
-    return {path: value for path, value in params.items() if path.startswith("encoder/")}
+    return encoder
 
 
 def _compare(

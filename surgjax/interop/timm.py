@@ -247,10 +247,10 @@ def heads(config: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
-    """Raises UserError: no objective trains an image transformer."""
+    """Raises UserError: a run has a video transformer, or a head that these classes lack."""
     raise UserError(
-        "a run's encoder is a video transformer and this format holds image transformers; "
-        "expected --format=videomae or videomae_official"
+        "this format holds image transformers with their own heads, which no run trains; expected "
+        "--format=videomae or videomae_official for a video encoder"
     )
 
 

@@ -356,6 +356,11 @@ def labels(objective) -> dict[str, Any]:
 
 def _config(objective, params: Flat) -> dict[str, Any]:
     encoder = objective.encoder
+    if not isinstance(encoder, VideoViT):
+        raise UserError(
+            f"this run's encoder is a {type(encoder).__name__} and the VideoMAE classes hold a "
+            f"video ViT; expected --format=surgclip (of a run with objective.compat=surgclip)"
+        )
     if encoder.positions != "sincos_1d":
         raise UserError(
             f"encoder.positions={encoder.positions!r} cannot be exported: the VideoMAE classes "
