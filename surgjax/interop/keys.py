@@ -213,6 +213,17 @@ def renamed(tensors: Flat, rename: Callable[[str], str]) -> dict[str, np.ndarray
     return made
 
 
+def unwrapped(name: str, wrappers: Sequence[str]) -> str:
+    """A tensor's name without what programs put before it, in any order and number."""
+    while True:
+        short = name
+        for wrapper in wrappers:
+            short = short.removeprefix(wrapper)
+        if short == name:
+            return name
+        name = short
+
+
 def shortened(names: Sequence[str], limit: int = 6) -> str:
     """'a', 'b' and 12 more."""
     shown = ", ".join(repr(name) for name in names[:limit])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from surgjax.errors import UserError
-from surgjax.interop.keys import LINEAR, Flat, Row, Table, renamed, tubelet
+from surgjax.interop.keys import LINEAR, Flat, Row, Table, renamed, tubelet, unwrapped
 from surgjax.interop.videomae_official import block_rows
 from surgjax.models import posemb
 
@@ -55,7 +55,7 @@ TABLE = Table(
 def recognises(names: Iterable[str]) -> bool:
     """True for tensor names of this layout, whatever wraps them; with or without the decoders."""
     wanted = {"pos_embed", "patch_embed.proj.weight", "blocks.0.attn.q_bias"}
-    return wanted <= {_unwrapped(name) for name in names}
+    return wanted <= {unwrapped(name, WRAPPERS) for name in names}
 
 
 def canonical(tensors: Flat) -> dict[str, np.ndarray]:
@@ -63,7 +63,7 @@ def canonical(tensors: Flat) -> dict[str, np.ndarray]:
 
     Raises UserError for tables of other values, and where two tensors would get one name.
     """
-    made = renamed(tensors, _unwrapped)
+    made = renamed(tensors, lambda name: unwrapped(name, WRAPPERS))
     for name in [name for name in made if name.startswith("pos_embed")]:
         table = np.asarray(made.pop(name), np.float32)
         if not _is_ours(table):
@@ -127,13 +127,3 @@ def _is_ours(table: np.ndarray) -> bool:
         np.allclose(posemb.table(POSITIONS, grid, width), table[0], rtol=0, atol=1e-4)
         for grid in grids
     )
-
-
-def _unwrapped(name: str) -> str:
-    while True:
-        short = name
-        for wrapper in WRAPPERS:
-            short = short.removeprefix(wrapper)
-        if short == name:
-            return name
-        name = short

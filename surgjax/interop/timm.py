@@ -25,7 +25,7 @@ from einops import rearrange
 
 from surgjax.errors import UserError
 from surgjax.interop import find_format
-from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform, renamed
+from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform, renamed, unwrapped
 from surgjax.interop.videomae_official import block_rows
 
 MODEL_TYPE = None  # no config.json of ours: told by its tensor names
@@ -94,7 +94,7 @@ TABLE = Table(
 
 def recognises(names: Iterable[str]) -> bool:
     """True for tensor names of this layout, whatever wraps them."""
-    names = {_unwrapped(name) for name in names}
+    names = {unwrapped(name, WRAPPERS) for name in names}
     has_qkv = names & {"blocks.0.attn.qkv.weight", "blocks.0.attn.q.weight"}
     is_video = "time_embed" in names  # TimeSformer; other video transformers have no class token
     return bool(has_qkv) and {"cls_token", "patch_embed.proj.weight"} <= names and not is_video
@@ -295,18 +295,8 @@ def _with_class_position(positions: np.ndarray) -> np.ndarray:
 
 
 def _spelt(name: str) -> str:
-    name = _unwrapped(name)
+    name = unwrapped(name, WRAPPERS)
     for pattern, spelling in SPELLINGS:
         if re.fullmatch(pattern, name):
             return re.sub(pattern, spelling, name)
     return name
-
-
-def _unwrapped(name: str) -> str:
-    while True:
-        short = name
-        for wrapper in WRAPPERS:
-            short = short.removeprefix(wrapper)
-        if short == name:
-            return name
-        name = short

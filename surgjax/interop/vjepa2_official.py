@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from surgjax.errors import UserError
-from surgjax.interop.keys import Flat, Row, Table, Transform, renamed, tubelet
+from surgjax.interop.keys import Flat, Row, Table, Transform, renamed, tubelet, unwrapped
 from surgjax.interop.videomae_official import block_rows
 from surgjax.interop.vjepa2 import affine, fitted, linear
 
@@ -53,7 +53,7 @@ TABLE = Table(
 def recognises(names: Iterable[str]) -> bool:
     """True for tensor names of this layout, whatever wraps them: one bias for q, k and v, and no
     class token, which image transformers of the same names have."""
-    names = {_unwrapped(name) for name in names}
+    names = {unwrapped(name, WRAPPERS) for name in names}
     return {"patch_embed.proj.weight", "blocks.0.attn.qkv.bias"} <= names and not (
         {"cls_token", "attn_pool.latent"} & names
     )
@@ -68,7 +68,7 @@ def canonical(tensors: Flat) -> dict[str, np.ndarray]:
         tensors = {name: x for name, x in tensors.items() if not name.startswith("encoder.")}
 
     def rename(name: str) -> str:
-        short = _unwrapped(name)
+        short = unwrapped(name, WRAPPERS)
         part = "predictor" if short.startswith(("predictor_", "mask_tokens.")) else "encoder"
         return f"{part}.{short}"
 
@@ -108,13 +108,3 @@ encoder.load_state_dict(weights, strict=False)  # VisionTransformer of the V-JEP
 def has_reference() -> bool:
     """No: those programs are no installable package to compare with."""
     return False
-
-
-def _unwrapped(name: str) -> str:
-    while True:
-        short = name
-        for wrapper in WRAPPERS:
-            short = short.removeprefix(wrapper)
-        if short == name:
-            return name
-        name = short
