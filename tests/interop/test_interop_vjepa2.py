@@ -312,6 +312,7 @@ def test_a_run_is_exported_with_its_average(run, ours, shapes, tmp_path):
 @pytest.mark.torch
 def test_a_probed_run_is_exported_as_the_classifier(kit, tmp_path):
     """Its predictor, which the class holds and does not ask, is of zeros."""
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     labels = {"phase": {"kind": "one_of_n", "classes": ["a", "b", "c"]}}
     head = {"name": "classify", "head": "attentive", "head_depth": 1, "labels": labels}
