@@ -355,7 +355,14 @@ def prepare(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, A
     Raises:
       UserError: an id the tables do not have: the tokenizer of another model.
     """
-    text = tower_config(config, "text", TEXT)
+    return checked_text(config, inputs, TEXT)
+
+
+def checked_text(
+    config: Mapping[str, Any], inputs: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`prepare` of a family whose text tower has these defaults."""
+    text = tower_config(config, "text", defaults)
     return checked_ids(
         inputs,
         {"input_ids": text["vocab_size"], "position_ids": text["max_position_embeddings"]},

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,22 @@ def load(path: str | Path) -> Model:
 def architecture(config: Mapping[str, Any]) -> str:
     """The class that a folder was saved by."""
     return (config.get("architectures") or ["model"])[0]
+
+
+def refuse_values(
+    config: Mapping[str, Any], source: str, allowed: Mapping[str, Sequence[Any]]
+) -> None:
+    """Raise UserError for a field of config.json with another value than those allowed.
+
+    A field that is not there has the first of them.
+    """
+    for field, values in allowed.items():
+        if config.get(field, values[0]) not in values:
+            raise UserError(
+                f"{source}/config.json has {field}={config[field]!r}; expected "
+                f"{' or '.join(map(repr, values))}, all that our networks know; use another "
+                f"checkpoint"
+            )
 
 
 def reference(

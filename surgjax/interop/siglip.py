@@ -13,11 +13,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from surgjax.interop.bert import checked_ids, norm_pair, pair
+from surgjax.interop.bert import norm_pair, pair
 from surgjax.interop.clip import (
     IGNORED,
     TOWER_ROWS,
     check_towers,
+    checked_text,
     json_files,  # noqa: F401
     of_kind,
     random_pictures,
@@ -170,16 +171,8 @@ def network(config: Mapping[str, Any], *, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def prepare(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs with ids as int32 and masks as bool.
-
-    Raises:
-      UserError: an id the tables do not have: the tokenizer of another model.
-    """
-    text = tower_config(config, "text", TEXT)
-    return checked_ids(
-        inputs,
-        {"input_ids": text["vocab_size"], "position_ids": text["max_position_embeddings"]},
-    )
+    """As CLIP's, with this family's defaults."""
+    return checked_text(config, inputs, TEXT)
 
 
 def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:

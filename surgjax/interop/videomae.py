@@ -122,12 +122,7 @@ def check_config(config: Mapping[str, Any], source: str) -> list[str]:
 
     Raises UserError for a field that makes the public class compute something else.
     """
-    for field, wanted in FIXED.items():
-        if config.get(field, wanted) != wanted:
-            raise UserError(
-                f"{source}/config.json has {field}={config[field]!r}; expected {wanted!r}, the "
-                f"only value our networks know; use another checkpoint"
-            )
+    public.refuse_values(config, source, {name: [value] for name, value in FIXED.items()})
     if not config.get("qv_bias", config.get("qkv_bias", True)):
         raise UserError(
             f"{source}/config.json has qkv_bias=false; expected true, our networks have q and v "

@@ -141,13 +141,7 @@ def refuse_unknown(config: Mapping[str, Any], source: str, classes: str, **allow
             f"folder of one of these"
         )
     allowed |= {"num_channels": [3], "hidden_act": list(ACTIVATIONS)}
-    for field, values in allowed.items():
-        if config.get(field, values[0]) not in values:
-            raise UserError(
-                f"{source}/config.json has {field}={config[field]!r}; expected "
-                f"{' or '.join(map(repr, values))}, all that our networks know; use another "
-                f"checkpoint"
-            )
+    public.refuse_values(config, source, allowed)
     for field in ("image_size", "patch_size"):
         value = config.get(field, 0)
         if isinstance(value, list) and len(set(value)) != 1:

@@ -162,12 +162,7 @@ def check_config(config: Mapping[str, Any], source: str) -> list[str]:
 
     Raises UserError for a field that makes the public class compute something else.
     """
-    for field, wanted in FIXED.items():
-        if config.get(field, wanted) != wanted:
-            raise UserError(
-                f"{source}/config.json has {field}={config[field]!r}; expected {wanted!r}, the "
-                f"only value our networks know; use another checkpoint"
-            )
+    public.refuse_values(config, source, {name: [value] for name, value in FIXED.items()})
     frames, size = (config.get(n, DEFAULTS[n]) for n in ("frames_per_clip", "crop_size"))
     return [f"trained on {frames} frames of {size} pixels"]
 
