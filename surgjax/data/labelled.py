@@ -161,12 +161,12 @@ class _LabelledFrames:
 
 
 def _positions(places: np.ndarray, of: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """(rows of `places`, rows of `of`) that are the same video and time."""
-    rows = {(int(v), int(t)): i for i, (v, t) in enumerate(places)}
-    pairs = [
-        (rows[key], i)
-        for i, key in enumerate(zip(of["video"].tolist(), of["t_ms"].tolist(), strict=True))
-        if key in rows
-    ]
-    at, known = np.array(pairs, np.int64).reshape(-1, 2).T
-    return at, known
+    """(rows of `places`, which are sorted, rows of `of`) that are the same video and time."""
+    if not len(places):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    span = 1 + max(places[:, 1].max(), of["t_ms"].max())
+    keys = places[:, 0] * span + places[:, 1]
+    asked = of["video"].astype(np.int64) * span + of["t_ms"]
+    at = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
+    known = np.flatnonzero(keys[at] == asked)
+    return at[known], known
