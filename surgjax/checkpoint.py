@@ -313,6 +313,7 @@ class _disk_errors:
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, Exception) and any(s in str(error).lower() for s in self.SIGNS):
             free = shutil.disk_usage(self.folder).free / 1e9
+            logging.getLogger("asyncio").disabled = True  # it repeats this for every other file
             raise UserError(
                 f"could not write a checkpoint to {self.folder} ({free:.1f} GB free), disk full or "
                 f"over quota; free space and run the same command again; older ones are whole"

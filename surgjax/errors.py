@@ -41,11 +41,22 @@ def nearest(word: str, known: object, cutoff: float = 0.6) -> str:
     return f" (did you mean {found[0]!r}?)" if found else ""
 
 
+def _unraisable(unraisable: object) -> None:
+    """Prints what no caller can catch, but not what tensorstore says after a failed write.
+
+    Its threads then report to the event loop that the failure closed, in hundreds of lines amid
+    which the one error line would be lost.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and leave the process with its exit code; a UserError prints one line.
 
     SURGJAX_DEBUG=1 keeps tracebacks of user errors too.
     """
+    sys.unraisablehook = _unraisable
     try:
         code = main() or 0
     except UserError as error:

@@ -52,7 +52,8 @@ def test_killed_inside_a_save_then_on_a_full_disk_then_done(store, unbroken, tmp
     largest = max(f.stat().st_size for f in (unbroken / "checkpoints").rglob("*") if f.is_file())
     code, output = finish(start(store, tmp_path, largest_file=largest // 4))
     assert code == 2, output
-    assert "\nerror: could not write a checkpoint" in output  # among what Orbax's threads print
+    assert output.splitlines()[-1].startswith("error: could not write a checkpoint"), output
+    assert "Traceback" not in output, output
     code, output = finish(start(store, tmp_path))
     assert code == 0 and "restored step 2" in output, output
     assert same(tmp_path, unbroken) and losses(tmp_path) == losses(unbroken)
