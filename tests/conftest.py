@@ -21,7 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-import shutil  # noqa: E402 - after the environment that jax reads
+import fcntl  # noqa: E402 - after the environment that jax reads
+import shutil  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -47,14 +48,28 @@ def pytest_unconfigure():
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+def made_once(factory, name, make) -> Path:
+    """A folder that the first worker to need it makes, `make(folder)`, and all of them read."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+    whole, part = root / name, root / f"{name}.part"
+    with open(root / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.is_dir():
+            make(part)
+            part.rename(whole)
+    return whole
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """Six rendered operations of 12 seconds in the Cholec80 file layout."""
     from data_prep.synthesize import synthesize
 
-    root = tmp_path_factory.mktemp("corpus")
-    synthesize(root, videos=6, seconds=12, seed=0)
-    return root
+    return made_once(
+        tmp_path_factory, "corpus", lambda out: synthesize(out, videos=6, seconds=12, seed=0)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +77,8 @@ def store(corpus, tmp_path_factory) -> Path:
     """The corpus as a native-rate store."""
     from data_prep.__main__ import main
 
-    out = tmp_path_factory.mktemp("stores") / "native"
-    arguments = ["shards", "--dataset", "synthetic", "--root", str(corpus), "--out", str(out)]
-    assert not main([*arguments, "--fps", "native", "--short-side", "96", "--workers", "1"])
-    return out
+    def make(out):
+        arguments = ["shards", "--dataset", "synthetic", "--root", str(corpus), "--out", str(out)]
+        assert not main([*arguments, "--fps", "native", "--short-side", "96", "--workers", "1"])
+
+    return made_once(tmp_path_factory, "native", make)

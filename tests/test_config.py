@@ -26,8 +26,10 @@ VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
 VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]
 VARIANTS += [("surgrec_jepa", "reference"), ("surgclip", "siglip"), ("surgclip", "partly_frozen")]
 # "" is `one_gpu` without accumulation, which `demo` lacks too.
-LOWERED = [(name, variant) for name in CONFIGS for variant in ("demo", "one_gpu")]
-LOWERED += [("finetune", "attentive"), ("surgrec_jepa", "reference"), ("surgclip", "siglip")]
+LOWERED = [(name, "one_gpu") for name in CONFIGS]
+SELDOM = [(name, "demo") for name in CONFIGS]
+SELDOM += [("finetune", "attentive"), ("surgrec_jepa", "reference"), ("surgclip", "siglip")]
+LOWERED += [pytest.param(*case, marks=pytest.mark.slow) for case in SELDOM]
 PLATFORMS = ("cuda", "tpu")
 
 

@@ -73,6 +73,7 @@ def test_tokens_are_those_of_the_public_class(base, final_norm):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("depth", [2, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kind, config",
     [
@@ -80,15 +81,16 @@ def test_tokens_are_those_of_the_public_class(base, final_norm):
         ("DINOv3ViTModel", dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072)),
     ],
 )
-def test_dino_of_full_size_is_the_public_class(tmp_path, kind, config):
-    """ViT-B at 224 pixels; DINOv2's positions are resampled from 37 x 37."""
+def test_dino_of_full_size_is_the_public_class(tmp_path, kind, config, depth):
+    """ViT-B at 224 pixels; DINOv2's positions are resampled from 37 x 37. Slow: all layers."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     of_config = getattr(transformers, kind).config_class
     registers = dict(num_register_tokens=4) if kind == "DINOv3ViTModel" else {}
-    peer = getattr(transformers, kind)(of_config(**config, **registers)).eval()
+    sized = of_config(**config, **registers, num_hidden_layers=depth)
+    peer = getattr(transformers, kind)(sized).eval()
     with torch.no_grad():
         for name, parameter in peer.named_parameters():
             scale = ("norm" in name and name.endswith("weight")) or "lambda1" in name

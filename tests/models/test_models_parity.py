@@ -1,6 +1,7 @@
-"""Equal numbers from Hugging Face's VideoMAE classes, on random weights of ViT-B size.
+"""Equal numbers from Hugging Face's VideoMAE classes, on random weights of ViT-B's width.
 
-The weights come to us as a user's do, through a folder that the public class saved.
+The weights come to us as a user's do, through a folder that the public class saved. Slow: all
+of its layers.
 """
 
 from functools import partial
@@ -15,6 +16,7 @@ from surgjax import masking, objectives
 from surgjax.interop import find_format
 from surgjax.interop.keys import from_ours, to_ours
 from surgjax.interop.sources import init_params
+from surgjax.models.video_vit import Size
 from surgjax.objectives.mae import IMAGENET_MEAN, IMAGENET_STD
 from surgjax.state import flatten, rebuild, split
 
@@ -25,9 +27,14 @@ VIDEOMAE = find_format("videomae")
 OPTIMISED = {"xla_backend_optimization_level": 2}  # running a ViT-B takes longer than compiling it
 
 
-@pytest.fixture(scope="module")
-def peer():
-    config = transformers.VideoMAEConfig(layer_norm_eps=1e-6, use_mean_pooling=False)
+@pytest.fixture(scope="module", params=[2, pytest.param(12, marks=pytest.mark.slow)])
+def peer(request):
+    config = transformers.VideoMAEConfig(
+        layer_norm_eps=1e-6,
+        use_mean_pooling=False,
+        num_hidden_layers=request.param,
+        decoder_num_hidden_layers=request.param // 3 or 1,
+    )
     torch.manual_seed(0)
     model = transformers.VideoMAEForPreTraining(config)
     with torch.no_grad():  # its own start leaves biases and the mask token at zero
@@ -46,11 +53,18 @@ def folder(peer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(folder):
+def ours(peer, folder):
     """(graphdef, parameters)"""
+    depth, decoder_depth = peer.config.num_hidden_layers, peer.config.decoder_num_hidden_layers
     objective = nnx.eval_shape(
         lambda: objectives.build(
-            "mae", frames=16, size=224, encoder=dict(size="B"), mask_ratio=0.9, rngs=nnx.Rngs(0)
+            "mae",
+            frames=16,
+            size=224,
+            encoder=dict(size=Size(768, depth, 12, 384, decoder_depth, 6)),
+            decoder_depth=decoder_depth,
+            mask_ratio=0.9,
+            rngs=nnx.Rngs(0),
         )
     )
     graphdef, shapes = split(objective)
