@@ -59,6 +59,7 @@ def get_config(variant: str = ""):
     cfg.evals.trained_head = dict(
         every=0, store="", task="phase", split="official", part="test", anchor="last", crops=1
     )
+    cfg.evals.linear_probe = dict(every=0, store="", task="phase", split="official")
 
     if variant in ("linear", "attentive"):
         # Published (V-JEPA 2): 20 epochs, weak augmentation of a frozen encoder; assumed: the

@@ -26,6 +26,7 @@ from surgjax.errors import UserError, nearest, run
 
 log = logging.getLogger("surgjax")
 LIMIT = 1e-4  # largest difference to the public class, in units of max(1, largest output)
+EXAMPLE = "the format's example(), numpy default_rng(0)"
 # Settings of a public model that travel with it unchanged.
 BESIDE = {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
 BESIDE |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
@@ -75,6 +76,7 @@ def export(
       UserError: no whole checkpoint, unknown format, a model the format cannot hold, `out` taken.
       RuntimeError: the public class computes something else from the exported files.
     """
+    from surgjax import words
     from surgjax.checkpoint import find_step, read_model
     from surgjax.interop import card, find_format
     from surgjax.state import flatten
@@ -100,6 +102,9 @@ def export(
         for name, content in contents.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n")
         parts = {path.split("/")[0] for path in params}
+        kept = folder.parent.parent / words.FOLDER
+        if "text_encoder" in parts and kept.is_dir():
+            shutil.copytree(kept, partial, dirs_exist_ok=True)
         parity = _compare(module, partial, graphdef, tree, objective, parts)
         has_head = {"has_head": True} if "head" in parts else {}
         usage = module.usage(meta["config"]["data"]["frames"], **has_head)
@@ -245,23 +250,30 @@ def _abstract_objective(config: dict[str, Any], params: dict[str, np.ndarray], f
 def _what_fits(
     params: dict[str, np.ndarray], module: ModuleType, format: str
 ) -> dict[str, np.ndarray]:
-    """All parameters, or the encoder's where the format has no place for the objective's others."""
+    """All parameters, or those of the one network that the format has a place for."""
     places = {row.ours for row in module.TABLE.rows}
     parts = {path.split("/")[0] for path in {*params}} - {"encoder"}
     of_part = lambda paths, part: {p for p in paths if p.startswith(f"{part}/") or p == part}  # noqa: E731
     odd = sorted(part for part in parts if of_part(params, part) != of_part(places, part))
     if not odd:
         return params
-    encoder = {path: value for path, value in params.items() if path.startswith("encoder/")}
-    if not encoder:
-        raise UserError(
-            f"{format} has no place for the {', '.join(sorted(parts))} of this run, and it has no "
-            f"video encoder; image classifiers have no --format yet"
-        )
-    log.warning(
-        "only the encoder is exported: %s has no place for all of %s", format, ", ".join(odd)
+    left_out = getattr(module, "LEFT_OUT", ())
+    for part in ("encoder", "text_encoder"):
+        inside = {
+            path: value
+            for path, value in params.items()
+            if path.startswith(f"{part}/") and not path.startswith(left_out)
+        }
+        if inside and any(place.startswith(f"{part}/") for place in places):
+            log.warning(
+                "only the %s is exported: %s has no place for all of %s",
+                *(part, format, ", ".join(odd)),
+            )
+            return inside
+    raise UserError(
+        f"{format} has no place for the {', '.join(sorted(parts))} of this run; image classifiers "
+        f"have no --format yet"
     )
-    return encoder
 
 
 def _compare(
@@ -272,6 +284,8 @@ def _compare(
 
     from surgjax.state import rebuild
 
+    if hasattr(module, "ask"):
+        return _compare_tower(module, folder, graphdef, params)
     if not module.has_reference():
         return None
     grid, patch = objective.encoder.grid, objective.encoder.patch
@@ -300,6 +314,25 @@ def _compare(
     return _parity(made, theirs, described)
 
 
+def _compare_tower(module: ModuleType, folder: Path, graphdef, params) -> dict[str, Any] | None:
+    """One network of a run on the format's own inputs against the public class."""
+    import importlib.util
+
+    import jax
+
+    from surgjax.interop import public
+    from surgjax.state import rebuild
+
+    if importlib.util.find_spec("torch") is None:
+        return None
+    config = json.loads((folder / "config.json").read_text())
+    inputs = module.example(config, np.random.default_rng(0))
+    ask = jax.jit(lambda params, inputs: module.ask(rebuild(graphdef, params), inputs))
+    with jax.default_matmul_precision("highest"):
+        made = ask(params, inputs)
+    return _parity(jax.device_get(made), public.reference(folder, config, inputs), EXAMPLE)
+
+
 def _compare_public(folder: Path, model, module: ModuleType) -> dict[str, Any] | None:
     """Outputs of the model that was read against the public class on the folder written."""
     import importlib.util
@@ -310,7 +343,7 @@ def _compare_public(folder: Path, model, module: ModuleType) -> dict[str, Any] |
         return None
     inputs = module.example(model.config, np.random.default_rng(0))
     theirs = public.reference(folder, model.config, inputs)
-    return _parity(model.apply(**inputs), theirs, "the format's example(), numpy default_rng(0)")
+    return _parity(model.apply(**inputs), theirs, EXAMPLE)
 
 
 def _parity(

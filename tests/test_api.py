@@ -161,11 +161,44 @@ def test_a_run_in_the_released_form_becomes_released_weights(store, tmp_path, mo
     objective |= dict(tokenizer="captions")
     cfg = tiny(store, objective=objective, encoder__size="one head", stop_at_step=1)
     train(cfg, tmp_path / "run")
-    export(tmp_path / "run", tmp_path / "out", format="surgclip")
-    for file in (tmp_path / "run" / "tokenizer").iterdir():
-        (tmp_path / "out" / file.name).write_bytes(file.read_bytes())
+    export(tmp_path / "run", tmp_path / "out", format="surgclip")  # its tokenizer too
     ours, _, tokenizer = surgjax.load(tmp_path / "run")
     theirs, preprocess, again = surgjax.load(tmp_path / "out")
     video, words = preprocess(clip()), tokenizer(SENTENCES)
     np.testing.assert_array_equal(words["ids"], again(SENTENCES)["ids"])
     np.testing.assert_allclose(ours(video, words), theirs(video, words), atol=1e-5)
+
+
+def test_towers_of_a_run_become_public_folders(store, tmp_path, monkeypatch):
+    """SurgCLIP-B's two networks as Hugging Face's classes, with the words of the run."""
+    found = jax.local_devices()[:1]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    text = dict(TEXT, vocab_size=150, length=24)
+    objective = dict(name="clip", video="timesformer", text=text, dim=16, tokens=24)
+    cfg = tiny(store, objective=objective | dict(tokenizer="captions"), stop_at_step=1)
+    train(cfg, tmp_path / "run")
+    for name, kind in (("timesformer", "TimesformerModel"), ("bert", "BertModel")):
+        parity = export(tmp_path / "run", tmp_path / name, format=name)
+        assert parity is None or parity["max_abs_difference"]["last_hidden_state"] < 1e-4
+        assert interop.load(tmp_path / name).config["architectures"] == [kind]
+        if parity is not None:
+            import transformers
+
+            more = {"add_pooling_layer": False} if name == "bert" else {}
+            of_kind = getattr(transformers, kind)
+            _, info = of_kind.from_pretrained(tmp_path / name, output_loading_info=True, **more)
+            assert not info["missing_keys"] and not info["unexpected_keys"]
+
+    model, _, tokenizer = surgjax.load(tmp_path / "run")
+    words = tokenizer(SENTENCES)
+    asked = interop.load(tmp_path / "bert").apply(
+        input_ids=words["ids"], attention_mask=words["mask"]
+    )
+    params = flatten(read_params(tmp_path / "run")[0])
+    made = asked["last_hidden_state"][:, 0] @ params["text_projection/kernel"]
+    made += params["text_projection/bias"]
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    np.testing.assert_allclose(made, model.encode_text(words), atol=1e-5)
+    assert (tmp_path / "bert" / "vocab.txt").is_file()
+    with pytest.raises(UserError, match="this format holds pictures and text"):
+        export(tmp_path / "run", tmp_path / "clip", format="clip")

@@ -1,4 +1,4 @@
-"""Does pretraining help? Each objective's demo for 4,000 steps, three seeds; an hour an objective.
+"""Does training help? Each objective's demo, longer, with three seeds; up to an hour an objective.
 
 pytest -m slow tests/test_learning.py -k vista
 """
@@ -12,18 +12,21 @@ import pytest
 from runs import users_environment
 
 from data_prep.__main__ import main as data_prep
+from surgjax.progress import COLLAPSED
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 4000
-# What the probe changes in a demo. An objective is a row: its config and these fields.
+# What the probe changes in a demo. An objective is a row: its config, its steps and these fields.
 PIXELS = {
     "encoder.positions": "sincos_3d",  # learns faster than the published table
     "objective.decoder_depth": 4,  # deeper: better probes (MAE, table 1a)
     "optim.warmup_steps": 100,
 }
 OBJECTIVES = {
-    "mae": ("surgrec_mae", PIXELS),
-    "vista": ("surgvista", PIXELS),  # its teacher is drawn at random: pixels do the teaching
+    "mae": ("surgrec_mae", 4000, PIXELS),
+    "vista": ("surgvista", 4000, PIXELS),  # its teacher is drawn at random: pixels do the teaching
+    "jepa": ("surgrec_jepa", 2000, {"optim.warmup_steps": 100}),
+    "clip": ("surgclip", 1000, {"optim.warmup_steps": 100}),
+    "classify": ("finetune", 1000, {"optim.warmup_steps": 100}),
 }
 
 
@@ -43,11 +46,11 @@ def make_store(folder: Path, videos: int) -> Path:
     return folder / "store"
 
 
-def probe(objective: str, store: Path, workdir: Path, seed: int, steps: int = STEPS) -> dict:
-    """The linear probe's result after training from a seed."""
-    config, changes = OBJECTIVES[objective]
+def probe(objective: str, store: Path, workdir: Path, seed: int, steps: int = 0) -> dict:
+    """The linear probe's result after training from a seed, for `steps` or as many as the row's."""
+    config, usual, changes = OBJECTIVES[objective]
     changes = {
-        **{"data.stores": store, "seed": seed, "total_steps": steps},
+        **{"data.stores": store, "seed": seed, "total_steps": steps or usual},
         **{"log.every": 100, "checkpoint.every": 500, "evals.linear_probe.store": store},
         **changes,
     }
@@ -67,3 +70,6 @@ def test_a_pretrained_encoder_beats_a_random_one_on_held_out_videos(
     difference = result["differences"]["pretrained-random"]
     assert result["saw_test"] == "no" and difference["videos"] == 40
     assert difference["low"] > 0, difference
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    for line in lines:
+        assert all(line.get(name, least) >= least for name, least in COLLAPSED.items()), line

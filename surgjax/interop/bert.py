@@ -262,8 +262,59 @@ def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
-    """Raises UserError: this format holds a text tower alone, and no run trains one alone."""
-    raise UserError(
-        "a run's encoder sees video and this format holds text transformers; expected "
-        "--format=videomae or videomae_official"
+    """File name -> content: settings with which `BertModel` computes a run's text tokens.
+
+    Raises UserError for a run without a text tower of this kind.
+    """
+    tower = getattr(objective, "text_encoder", None)
+    if tower is None or tower.family != "bert":
+        raise UserError(
+            f"this format holds BERT's text transformer and this run has "
+            f"{'no text tower' if tower is None else f'one of {tower.family}'}; expected a run of "
+            f"configs/surgclip.py with objective.text.family=bert; for its video encoder choose "
+            f"--format=videomae or timesformer"
+        )
+    config = {
+        "architectures": ["BertModel"],
+        "model_type": MODEL_TYPE,
+        "vocab_size": tower.vocab_size,
+        "max_position_embeddings": tower.length,
+        "type_vocab_size": tower.type_embedding.shape[0],
+        "pad_token_id": 0,
+        **sizes(tower),
+    }
+    return {"config.json": config}
+
+
+def sizes(tower: nnx.Module) -> dict[str, Any]:
+    """What config.json says in the same words of all transformers, of one of ours."""
+    blocks = tower.blocks
+    depth, _, hidden = blocks.mlp.up.kernel.shape
+    names = {FUNCTIONS[mine]: theirs for theirs, mine in ACTIVATIONS.items()}
+    return {
+        "hidden_size": tower.width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": blocks.attention.heads,
+        "intermediate_size": hidden,
+        "hidden_act": names[blocks.mlp.activation],
+        "layer_norm_eps": blocks.norm1.eps,
+        "dtype": "float32",
+    }
+
+
+def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """What a run's text tower computes of the inputs of the public class, under its names."""
+    tokens = objective.text_encoder(
+        inputs["input_ids"], inputs["attention_mask"], token_types=inputs["token_type_ids"]
     )
+    return {"last_hidden_state": tokens}
+
+
+def usage(frames: int) -> str:
+    """Code that loads an exported folder, for its card."""
+    return """from transformers import AutoTokenizer, BertModel
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+sentences = tokenizer(["the gallbladder is dissected"], return_tensors="pt", padding=True)
+vectors = model(**sentences).last_hidden_state[:, 0]"""

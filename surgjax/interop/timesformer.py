@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 
 from surgjax.errors import UserError
 from surgjax.interop import public
-from surgjax.interop.bert import norm_pair, pair
+from surgjax.interop.bert import norm_pair, pair, sizes
 from surgjax.interop.keys import Flat, Row, Table
 from surgjax.interop.timm import patches
+from surgjax.interop.videomae import preprocessor
 from surgjax.interop.vit import ACTIVATIONS, one, refuse_unknown
 from surgjax.models.layers import Linear
 from surgjax.models.timesformer import TimeSformer
@@ -27,6 +28,7 @@ LICENCE = "unknown"  # of a folder that states none
 CLASSES = ("TimesformerModel", "TimesformerForVideoClassification")
 # Fields of config.json that must have these values for our networks to compute the same.
 FIXED = {"attention_type": ["divided_space_time"], "qkv_bias": [True]}
+LEFT_OUT = ("encoder/pool_norm/",)  # of the contrast, not of the tokens
 # Fields of config.json that a folder may leave out: the public class's defaults.
 DEFAULTS = {
     "image_size": 224,
@@ -146,8 +148,49 @@ def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
-    """Raises UserError where a run's video transformer is none of this kind."""
-    raise UserError(
-        "a run's encoder attends to space and time at once, this format's in turn; expected "
-        "--format=videomae or videomae_official"
-    )
+    """File name -> content: settings with which `TimesformerModel` computes the run's tokens.
+
+    Raises UserError where a run's video transformer is none of this kind.
+    """
+    encoder = objective.encoder
+    if not isinstance(encoder, TimeSformer) or not encoder.has_time:
+        raise UserError(
+            "a run's encoder attends to space and time at once, this format's in turn; expected "
+            "--format=videomae or videomae_official"
+        )
+    if encoder.is_surgclip:
+        raise UserError(
+            "a run with objective.compat=surgclip computes what the package does and the public "
+            "class does not; expected --format=surgclip"
+        )
+    frames, rows, _ = encoder.grid
+    _, _, patch = encoder.patch
+    config = {
+        "architectures": ["TimesformerModel"],
+        "model_type": MODEL_TYPE,
+        **{field: value for field, (value,) in FIXED.items()},
+        "num_frames": frames,
+        "image_size": rows * patch,
+        "patch_size": patch,
+        "num_channels": 3,
+        **sizes(encoder),
+    }
+    return {
+        "config.json": config,
+        "preprocessor_config.json": preprocessor(config["image_size"]),
+    }
+
+
+def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """What a run's encoder computes of the inputs of the public class, under its names."""
+    return {"last_hidden_state": objective.encoder(inputs["pixel_values"])}
+
+
+def usage(frames: int) -> str:
+    """Code that loads an exported folder, for its card."""
+    return f"""from transformers import AutoImageProcessor, TimesformerModel
+
+processor = AutoImageProcessor.from_pretrained(folder)
+model = TimesformerModel.from_pretrained(folder).eval()
+clip = processor(list(frames), return_tensors="pt")  # {frames} RGB frames (height, width, 3), uint8
+tokens = model(**clip).last_hidden_state  # the class token, then every patch's times"""

@@ -255,19 +255,24 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
     size = objective.encoder.grid[1] * objective.encoder.patch[1]
     return {
         "config.json": _config(objective, params),
-        "preprocessor_config.json": {
-            "image_processor_type": "VideoMAEImageProcessor",
-            "do_resize": True,
-            "size": {"shortest_edge": size},
-            "resample": 2,  # bilinear
-            "do_center_crop": True,
-            "crop_size": {"height": size, "width": size},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": IMAGENET_MEAN,  # the class default is 0.5, which these weights never saw
-            "image_std": IMAGENET_STD,
-        },
+        "preprocessor_config.json": preprocessor(size),
+    }
+
+
+def preprocessor(size: int) -> dict[str, Any]:
+    """Settings of the public image processor that makes clips of `size` pixels as ours are."""
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 2,  # bilinear
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": IMAGENET_MEAN,  # the class default is 0.5, which these weights never saw
+        "image_std": IMAGENET_STD,
     }
 
 
@@ -354,7 +359,8 @@ def _config(objective, params: Flat) -> dict[str, Any]:
     if not isinstance(encoder, VideoViT):
         raise UserError(
             f"this run's encoder is a {type(encoder).__name__} and the VideoMAE classes hold a "
-            f"video ViT; expected --format=surgclip (of a run with objective.compat=surgclip)"
+            f"video ViT; expected --format=timesformer, or surgclip of a run with "
+            f"objective.compat=surgclip"
         )
     if encoder.positions != "sincos_1d":
         raise UserError(

@@ -1,15 +1,18 @@
 """Text and picture towers and TimeSformer: loaded, asked, written again, as the public classes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 from surgjax import interop
 from surgjax.errors import UserError
 from surgjax.export import reexport
 from surgjax.interop import files, public
+from surgjax.models.video_vit import VideoViT
 from surgjax.state import flatten
 
 torch = pytest.importorskip("torch")
@@ -277,9 +280,11 @@ def test_wrong_inputs_are_told(bert, clip, tmp_path):
 
 
 def test_a_run_of_ours_cannot_become_a_tower():
+    video = nnx.eval_shape(lambda: VideoViT("T", 4, 32, rngs=nnx.Rngs(0)))
+    run = SimpleNamespace(encoder=video)
     for name in ("bert", "clip", "siglip", "timesformer"):
         with pytest.raises(UserError, match="--format=videomae"):
-            interop.find_format(name).json_files(None, {})
+            interop.find_format(name).json_files(run, {})
 
 
 def test_old_configs_repeat_a_tower_s_fields(clip, tmp_path):
