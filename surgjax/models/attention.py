@@ -66,14 +66,17 @@ def blockwise(
     n, heads, width = q.shape[1:]
     q = q * jnp.asarray(width**-0.5, q.dtype)
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    count = -(-n // max(1, scores // (heads * k.shape[2])))
+    at_once = 1 if _too_many(heads * n * k.shape[2]) else heads
+    count = -(-n // max(1, scores // (at_once * k.shape[2])))
     rows = -(-n // count)
     # Padded queries cost little and are cut off again; their gradient is zero.
     q = jnp.pad(q, ((0, 0), (0, 0), (0, count * rows - n), (0, 0)))
-    q = q.reshape(-1, heads, count, rows, width).transpose(0, 2, 1, 3, 4)
-    bias = None if seen is None else jnp.where(seen, 0.0, UNSEEN)
-    out = _blocks(q, k, v, bias).transpose(0, 1, 3, 2, 4)
-    return out.reshape(-1, count * rows, heads, width)[:, :n]
+    q = q.reshape(-1, heads, count, rows, width)
+    bias = None
+    if seen is not None:
+        bias = jnp.where(seen, 0.0, UNSEEN)[:, None].repeat(heads, axis=1)
+    out = _blocks(q, k, v, bias).reshape(-1, heads, count * rows, width)
+    return out.transpose(0, 2, 1, 3)[:, :n]
 
 
 @jax.custom_vjp
@@ -82,25 +85,25 @@ def _blocks(q, k, v, bias):
 
 
 def _forward(q, k, v, bias):
-    """q is (b, blocks, heads, rows, hd), k and v (b, heads, s, hd), bias (b, s) or None."""
+    """q is (b, heads, blocks, rows, hd), k and v (b, heads, s, hd), bias (b, heads, s) or None."""
 
-    def sample(q, k, v, bias):
-        ones = jnp.ones((k.shape[1], 1), jnp.float32)
+    def head(q, k, v, bias):
+        ones = jnp.ones((k.shape[0], 1), jnp.float32)
 
         def block(q):
-            scores = _dot("hnd,hsd->hns", q, k)
+            scores = _dot("nd,sd->ns", q, k)
             if bias is not None:
                 scores += bias
             top = scores.max(axis=-1, keepdims=True)
             weight = jnp.exp(scores - top)
             # XLA's CPU backend sums rows four times faster as a product.
-            total = jnp.einsum("hns,so->hno", weight, ones, precision="highest")
-            out = _dot("hns,hsd->hnd", weight.astype(v.dtype), v) / total
+            total = jnp.einsum("ns,so->no", weight, ones, precision="highest")
+            out = _dot("ns,sd->nd", weight.astype(v.dtype), v) / total
             return out.astype(q.dtype), (top + jnp.log(total))[..., 0]
 
         return jax.lax.map(block, q)
 
-    out, log_total = _over_samples(sample)(q, k, v, bias)
+    out, log_total = _over_heads(head)(q, k, v, bias)
     return out, (q, k, v, bias, out, log_total)
 
 
@@ -108,25 +111,25 @@ def _backward(saved, d_out):
     q, k, v, bias, out, log_total = saved
     inner = (out.astype(jnp.float32) * d_out).sum(axis=-1)
 
-    def sample(q, k, v, bias, log_total, d_out, inner):
+    def head(q, k, v, bias, log_total, d_out, inner):
         def block(sums, rows):
             # Transposed scores need one transposed product fewer.
             q, log_total, d_out, inner = rows
-            scores = _dot("hsd,hnd->hsn", k, q)
+            scores = _dot("sd,nd->sn", k, q)
             if bias is not None:
                 scores += bias[:, None]
-            weight = jnp.exp(scores - log_total[:, None])
-            d_scores = weight * (_dot("hsd,hnd->hsn", v, d_out) - inner[:, None])
+            weight = jnp.exp(scores - log_total)
+            d_scores = weight * (_dot("sd,nd->sn", v, d_out) - inner)
             d_scores = d_scores.astype(q.dtype)
-            d_k = sums[0] + _dot("hsn,hnd->hsd", d_scores, q)
-            d_v = sums[1] + _dot("hsn,hnd->hsd", weight.astype(d_out.dtype), d_out)
-            return (d_k, d_v), _dot("hsn,hsd->hnd", d_scores, k).astype(q.dtype)
+            d_k = sums[0] + _dot("sn,nd->sd", d_scores, q)
+            d_v = sums[1] + _dot("sn,nd->sd", weight.astype(d_out.dtype), d_out)
+            return (d_k, d_v), _dot("sn,sd->nd", d_scores, k).astype(q.dtype)
 
         zeros = jnp.zeros(k.shape, jnp.float32)
         (d_k, d_v), d_q = jax.lax.scan(block, (zeros, zeros), (q, log_total, d_out, inner))
         return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype)
 
-    d_q, d_k, d_v = _over_samples(sample)(q, k, v, bias, log_total, d_out, inner)
+    d_q, d_k, d_v = _over_heads(head)(q, k, v, bias, log_total, d_out, inner)
     return d_q, d_k, d_v, jax.tree.map(jnp.zeros_like, bias)
 
 
@@ -134,16 +137,29 @@ def _dot(equation, a, b):
     return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
 
 
-def _over_samples(f):
-    """All samples at once, or one after the other where caches could not hold their scores."""
+def _over_heads(f):
+    """All heads at once; on a CPU one sample's or one head's after the other if scores are many.
+
+    Products of a single head with many rows take half the time of those of all heads with few.
+    """
 
     def each(q, k, *more):
-        scores = q[..., 0].size * k.shape[2]
-        if scores <= SCORES or jax.default_backend() != "cpu":
-            return jax.vmap(f)(q, k, *more)
-        return jax.lax.map(lambda sample: f(*sample), (q, k, *more))
+        of_sample = q[0, ..., 0].size * k.shape[2]
+        samples = _in_turn if _too_many(len(q) * of_sample) else jax.vmap
+        heads = _in_turn if _too_many(of_sample) else jax.vmap
+        return samples(heads(f))(q, k, *more)
 
     return each
+
+
+def _in_turn(f):
+    """`jax.vmap` that saves memory: one after the other."""
+    return lambda *arrays: jax.lax.map(lambda row: f(*row), arrays)
+
+
+def _too_many(scores: int) -> bool:
+    """Whether a CPU's caches do not hold so many; other devices have the memory, not the loops."""
+    return scores > SCORES and jax.default_backend() == "cpu"
 
 
 _blocks.defvjp(_forward, _backward)

@@ -155,8 +155,9 @@ class Attention(nnx.Module):
             absent = jnp.zeros((x.shape[-1],), jnp.float32)
             parts = [getattr(self, f"{c}_bias")[...] if c in self.biased else absent for c in "qkv"]
             qkv += jnp.concatenate(parts).astype(self.dtype)
-        qkv = qkv.reshape(*x.shape[:2], 3, self.heads, -1)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = (
+            part.reshape(*x.shape[:2], self.heads, -1) for part in jnp.split(qkv, 3, axis=-1)
+        )
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         return self.out(attention(q, k, v, mask).reshape(x.shape))
