@@ -257,23 +257,22 @@ def _what_fits(
     odd = sorted(part for part in parts if of_part(params, part) != of_part(places, part))
     if not odd:
         return params
+    held = {place.split("/")[0] for place in places}
+    is_text = "text_encoder" in parts & held
+    part = "text_encoder" if is_text and "encoder" not in held else "encoder"
     left_out = getattr(module, "LEFT_OUT", ())
-    for part in ("encoder", "text_encoder"):
-        inside = {
-            path: value
-            for path, value in params.items()
-            if path.startswith(f"{part}/") and not path.startswith(left_out)
-        }
-        if inside and any(place.startswith(f"{part}/") for place in places):
-            log.warning(
-                "only the %s is exported: %s has no place for all of %s",
-                *(part, format, ", ".join(odd)),
-            )
-            return inside
-    raise UserError(
-        f"{format} has no place for the {', '.join(sorted(parts))} of this run; image classifiers "
-        f"have no --format yet"
-    )
+    inside = {
+        path: value
+        for path, value in params.items()
+        if path.startswith(f"{part}/") and not path.startswith(left_out)
+    }
+    if not inside:
+        raise UserError(
+            f"{format} has no place for the {', '.join(sorted(parts))} of this run; image "
+            f"classifiers have no --format yet"
+        )
+    log.warning("only the %s is exported: %s cannot hold all of %s", part, format, ", ".join(odd))
+    return inside
 
 
 def _compare(

@@ -160,8 +160,7 @@ def whole():
         return step_of("unused", 1, 1)
 
 
-@pytest.mark.parametrize(("accumulation", "devices"), [(1, 4), (4, 2)])
-def test_parts_and_devices_change_no_number(whole, use_devices, accumulation, devices):
+def test_parts_and_devices_change_no_number(whole, use_devices, accumulation=4, devices=2):
     """Drop path is on: a row embedded twice must drop the same branches."""
     use_devices(devices)
     state, scalars = step_of("unused", accumulation, devices)
