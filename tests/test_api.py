@@ -151,8 +151,10 @@ def test_importing_the_package_loads_nothing():
         surgjax.nothing  # noqa: B018
 
 
+@pytest.mark.torch
 def test_a_run_in_the_released_form_becomes_released_weights(store, tmp_path, monkeypatch):
     """Trained, exported as the package's file, and asked again: equal logits."""
+    pytest.importorskip("torch")
     found = jax.local_devices()[:1]
     monkeypatch.setattr(sharding.jax, "devices", lambda: found)
     monkeypatch.setitem(SIZES, "one head", Size(64, 1, 1))  # the file does not say how many
