@@ -24,7 +24,7 @@ PIXELS = {
 OBJECTIVES = {
     "mae": ("surgrec_mae", 4000, PIXELS),
     "vista": ("surgvista", 4000, PIXELS),  # its teacher is drawn at random: pixels do the teaching
-    "jepa": ("surgrec_jepa", 2000, {"optim.warmup_steps": 100}),
+    "jepa": ("surgrec_jepa", 4000, {"optim.warmup_steps": 100}),
     "clip": ("surgclip", 1000, {"optim.warmup_steps": 100}),
     "classify": ("finetune", 1000, {"optim.warmup_steps": 100}),
 }
