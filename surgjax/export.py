@@ -26,7 +26,6 @@ from surgjax.errors import UserError, nearest, run
 
 log = logging.getLogger("surgjax")
 LIMIT = 1e-4  # largest difference to the public class, in units of max(1, largest output)
-EXAMPLE = "the format's example(), numpy default_rng(0)"
 # Settings of a public model that travel with it unchanged.
 BESIDE = {"preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"}
 BESIDE |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
@@ -159,7 +158,7 @@ def reexport(
             found = {f.name for f in source.iterdir()} if source.is_dir() else set()
             for name in sorted(BESIDE & found):
                 shutil.copyfile(source / name, partial / name)
-            parity = _compare_public(partial, model, module)
+            parity = _compare_example(module, partial, model.config, model.apply)
         text = card.public_card(model, _parity_sentence(parity))
         (partial / "README.md").write_text(text, encoding="utf-8")
         return parity
@@ -258,8 +257,8 @@ def _what_fits(
     if not odd:
         return params
     held = {place.split("/")[0] for place in places}
-    is_text = "text_encoder" in parts & held
-    part = "text_encoder" if is_text and "encoder" not in held else "encoder"
+    is_text = "encoder" not in held and "text_encoder" in parts & held
+    part = "text_encoder" if is_text else "encoder"
     left_out = getattr(module, "LEFT_OUT", ())
     inside = {
         path: value
@@ -283,8 +282,13 @@ def _compare(
 
     from surgjax.state import rebuild
 
-    if hasattr(module, "ask"):
-        return _compare_tower(module, folder, graphdef, params)
+    if hasattr(module, "ask"):  # one network of a run, asked as the public class is
+        config = json.loads((folder / "config.json").read_text())
+        ask = jax.jit(lambda params, inputs: module.ask(rebuild(graphdef, params), inputs))
+        with jax.default_matmul_precision("highest"):
+            return _compare_example(
+                module, folder, config, lambda **inputs: jax.device_get(ask(params, inputs))
+            )
     if not module.has_reference():
         return None
     grid, patch = objective.encoder.grid, objective.encoder.patch
@@ -313,36 +317,19 @@ def _compare(
     return _parity(made, theirs, described)
 
 
-def _compare_tower(module: ModuleType, folder: Path, graphdef, params) -> dict[str, Any] | None:
-    """One network of a run on the format's own inputs against the public class."""
+def _compare_example(
+    module: ModuleType, folder: Path, config: Mapping[str, Any], answer: Callable[..., Mapping]
+) -> dict[str, Any] | None:
+    """`answer(**inputs)` to the format's own inputs against the public class's; None without it."""
     import importlib.util
 
-    import jax
-
     from surgjax.interop import public
-    from surgjax.state import rebuild
 
     if importlib.util.find_spec("torch") is None:
         return None
-    config = json.loads((folder / "config.json").read_text())
     inputs = module.example(config, np.random.default_rng(0))
-    ask = jax.jit(lambda params, inputs: module.ask(rebuild(graphdef, params), inputs))
-    with jax.default_matmul_precision("highest"):
-        made = ask(params, inputs)
-    return _parity(jax.device_get(made), public.reference(folder, config, inputs), EXAMPLE)
-
-
-def _compare_public(folder: Path, model, module: ModuleType) -> dict[str, Any] | None:
-    """Outputs of the model that was read against the public class on the folder written."""
-    import importlib.util
-
-    from surgjax.interop import public
-
-    if importlib.util.find_spec("torch") is None:
-        return None
-    inputs = module.example(model.config, np.random.default_rng(0))
-    theirs = public.reference(folder, model.config, inputs)
-    return _parity(model.apply(**inputs), theirs, EXAMPLE)
+    theirs = public.reference(folder, config, inputs)
+    return _parity(answer(**inputs), theirs, "the format's example(), numpy default_rng(0)")
 
 
 def _parity(

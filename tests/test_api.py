@@ -191,6 +191,9 @@ def test_towers_of_a_run_become_public_folders(store, tmp_path, monkeypatch):
             _, info = of_kind.from_pretrained(tmp_path / name, output_loading_info=True, **more)
             assert not info["missing_keys"] and not info["unexpected_keys"]
 
+    settings = json.loads((tmp_path / "timesformer" / "preprocessor_config.json").read_text())
+    assert settings["image_mean"] == settings["image_std"] == [0.5] * 3  # SurgCLIP's colours
+
     model, _, tokenizer = surgjax.load(tmp_path / "run")
     words = tokenizer(SENTENCES)
     asked = interop.load(tmp_path / "bert").apply(

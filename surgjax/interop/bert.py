@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from surgjax.errors import UserError
 from surgjax.interop import public
 from surgjax.interop.keys import LINEAR, Flat, Row, Table
-from surgjax.interop.vit import ACTIVATIONS, refuse_unknown
+from surgjax.interop.vit import ACTIVATIONS, activation_of, refuse_unknown
 from surgjax.models.layers import ACTIVATIONS as FUNCTIONS
 from surgjax.models.layers import LayerNorm, Linear
 from surgjax.models.text import TextTransformer
@@ -281,25 +281,10 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
         "max_position_embeddings": tower.length,
         "type_vocab_size": tower.type_embedding.shape[0],
         "pad_token_id": 0,
-        **sizes(tower),
+        "hidden_act": activation_of(tower),
+        **public.sizes(tower),
     }
     return {"config.json": config}
-
-
-def sizes(tower: nnx.Module) -> dict[str, Any]:
-    """What config.json says in the same words of all transformers, of one of ours."""
-    blocks = tower.blocks
-    depth, _, hidden = blocks.mlp.up.kernel.shape
-    names = {FUNCTIONS[mine]: theirs for theirs, mine in ACTIVATIONS.items()}
-    return {
-        "hidden_size": tower.width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": blocks.attention.heads,
-        "intermediate_size": hidden,
-        "hidden_act": names[blocks.mlp.activation],
-        "layer_norm_eps": blocks.norm1.eps,
-        "dtype": "float32",
-    }
 
 
 def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:

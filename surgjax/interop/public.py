@@ -122,6 +122,20 @@ def architecture(config: Mapping[str, Any]) -> str:
     return (config.get("architectures") or ["model"])[0]
 
 
+def sizes(network: nnx.Module) -> dict[str, Any]:
+    """What config.json says in the same words of most transformers, of one of ours."""
+    blocks = network.blocks
+    depth, _, hidden = blocks.mlp.up.kernel.shape
+    return {
+        "hidden_size": network.width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": blocks.attention.heads,
+        "intermediate_size": hidden,
+        "layer_norm_eps": blocks.norm1.eps,
+        "dtype": "float32",
+    }
+
+
 def refuse_values(
     config: Mapping[str, Any], source: str, allowed: Mapping[str, Sequence[Any]]
 ) -> None:

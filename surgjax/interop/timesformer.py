@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 
 from surgjax.errors import UserError
 from surgjax.interop import public
-from surgjax.interop.bert import norm_pair, pair, sizes
+from surgjax.interop.bert import norm_pair, pair
 from surgjax.interop.keys import Flat, Row, Table
 from surgjax.interop.timm import patches
 from surgjax.interop.videomae import preprocessor
-from surgjax.interop.vit import ACTIVATIONS, one, refuse_unknown
+from surgjax.interop.vit import ACTIVATIONS, activation_of, one, refuse_unknown
 from surgjax.models.layers import Linear
 from surgjax.models.timesformer import TimeSformer
 from surgjax.models.video_vit import Size
@@ -173,11 +173,12 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
         "image_size": rows * patch,
         "patch_size": patch,
         "num_channels": 3,
-        **sizes(encoder),
+        "hidden_act": activation_of(encoder),
+        **public.sizes(encoder),
     }
     return {
         "config.json": config,
-        "preprocessor_config.json": preprocessor(config["image_size"]),
+        "preprocessor_config.json": preprocessor(config["image_size"], objective.pixel_statistics),
     }
 
 

@@ -7,7 +7,7 @@ fixed one-dimensional positions, which are no tensors, and a decoder norm with e
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ MODEL_TYPE = "videomae"
 WEIGHTS = "model.safetensors"
 LICENCE = "unknown"  # of a folder that states none
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+Colours = tuple[Sequence[float], Sequence[float]]  # mean and deviation of the channels
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 # Fields of config.json that must have these values for our networks to compute the same.
 FIXED = {
     "patch_size": 16,
@@ -259,20 +261,27 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
     }
 
 
-def preprocessor(size: int) -> dict[str, Any]:
+def preprocessor(size: int, colours: Colours = IMAGENET) -> dict[str, Any]:
     """Settings of the public image processor that makes clips of `size` pixels as ours are."""
+    settings = pixel_settings(size, resized=size, colours=colours)
+    return {"image_processor_type": "VideoMAEImageProcessor", **settings}
+
+
+def pixel_settings(size: int, *, resized: int, colours: Colours = IMAGENET) -> dict[str, Any]:
+    """What public processors do to a picture: short side to `resized`, the middle `size`, then
+    the (mean, deviation) of the channels taken away."""
+    mean, deviation = colours
     return {
-        "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": size},
+        "size": {"shortest_edge": resized},
         "resample": 2,  # bilinear
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": IMAGENET_MEAN,  # the class default is 0.5, which these weights never saw
-        "image_std": IMAGENET_STD,
+        "image_mean": list(mean),  # a class may have 0.5 for default, not what the weights saw
+        "image_std": list(deviation),
     }
 
 
@@ -376,17 +385,12 @@ def _config(objective, params: Flat) -> dict[str, Any]:
         **FIXED,
         "image_size": height,
         "num_frames": frames,
-        "hidden_size": encoder.width,
-        "num_hidden_layers": params["encoder/blocks/norm1/scale"].shape[0],
-        "num_attention_heads": encoder.blocks.attention.heads,
-        "intermediate_size": params["encoder/blocks/mlp/up/bias"].shape[-1],
-        "layer_norm_eps": encoder.blocks.norm1.eps,
+        **public.sizes(encoder),
         "initializer_range": 0.02,
         "qkv_bias": True,  # transformers 4
         "qv_bias": True,  # transformers 5
         "use_mean_pooling": not encoder.has_final_norm,  # True drops the final norm
         "norm_pix_loss": True,
-        "dtype": "float32",
         "torch_dtype": "float32",
     }
     if "head/classifier/kernel" in params:

@@ -17,6 +17,7 @@ from surgjax.interop import public
 from surgjax.interop.keys import LINEAR, Flat, Row, Table
 from surgjax.interop.timm import patches
 from surgjax.models.image_model import ImageModel
+from surgjax.models.layers import ACTIVATIONS as FUNCTIONS
 
 MODEL_TYPE = "vit"
 WEIGHTS = "model.safetensors"
@@ -175,6 +176,12 @@ def common_arguments(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         "activation": ACTIVATIONS[get("hidden_act")],
         "layer_norm_eps": get("layer_norm_eps"),
     }
+
+
+def activation_of(network: nnx.Module) -> str:
+    """Hugging Face's name of what stands between the two maps of a network's blocks."""
+    names = {FUNCTIONS[ours]: theirs for theirs, ours in ACTIVATIONS.items()}
+    return names[network.blocks.mlp.activation]
 
 
 def one(side: int | list[int]) -> int:

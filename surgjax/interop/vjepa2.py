@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 from surgjax.errors import UserError
 from surgjax.interop import public
 from surgjax.interop.keys import LINEAR, Flat, Row, Table, Transform, from_ours, tubelet
-from surgjax.interop.videomae import IMAGENET_MEAN, IMAGENET_STD, labels
+from surgjax.interop.videomae import IMAGENET_MEAN, IMAGENET_STD, labels, pixel_settings
 from surgjax.models.heads import AttentivePool
 from surgjax.models.token_decoder import TokenDecoder
 from surgjax.models.video_vit import Size, VideoViT
@@ -364,18 +364,10 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
 
 
 def _processor(size: int) -> dict[str, Any]:
+    resized = int(size * 256 / 224)  # what the class computes from crop_size, whatever is written
     return {
         "video_processor_type": "VJEPA2VideoProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": int(size * 256 / 224)},  # the class computes it so, whatever says
-        "resample": 2,  # bilinear
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": IMAGENET_MEAN,
-        "image_std": IMAGENET_STD,
+        **pixel_settings(size, resized=resized),
     }
 
 
