@@ -249,28 +249,27 @@ def _abstract_objective(config: dict[str, Any], params: dict[str, np.ndarray], f
 def _what_fits(
     params: dict[str, np.ndarray], module: ModuleType, format: str
 ) -> dict[str, np.ndarray]:
-    """All parameters, or those of the one network that the format has a place for."""
+    """All parameters, or those of the networks that the format takes out of a larger run."""
     places = {row.ours for row in module.TABLE.rows}
-    parts = {path.split("/")[0] for path in {*params}} - {"encoder"}
+    parts = {path.split("/")[0] for path in params}
     of_part = lambda paths, part: {p for p in paths if p.startswith(f"{part}/") or p == part}  # noqa: E731
-    odd = sorted(part for part in parts if of_part(params, part) != of_part(places, part))
+    odd = {part for part in parts if of_part(params, part) != of_part(places, part)} - {"encoder"}
     if not odd:
         return params
-    held = {place.split("/")[0] for place in places}
-    is_text = "encoder" not in held and "text_encoder" in parts & held
-    part = "text_encoder" if is_text else "encoder"
+    taken = getattr(module, "FROM_RUN", ("encoder",))
     left_out = getattr(module, "LEFT_OUT", ())
     inside = {
         path: value
         for path, value in params.items()
-        if path.startswith(f"{part}/") and not path.startswith(left_out)
+        if path.split("/")[0] in taken and not path.startswith(left_out)
     }
     if not inside:
         raise UserError(
-            f"{format} has no place for the {', '.join(sorted(parts))} of this run; image "
-            f"classifiers have no --format yet"
+            f"--format={format} takes the {' and '.join(taken)} of a run and this one has "
+            f"{', '.join(sorted(parts))}; choose a format of these networks"
         )
-    log.warning("only the %s is exported: %s cannot hold all of %s", part, format, ", ".join(odd))
+    kept, lost = " and ".join(taken), ", ".join(sorted(odd))
+    log.warning("exporting %s alone: %s cannot hold all of %s", kept, format, lost)
     return inside
 
 

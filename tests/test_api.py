@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import vocabularies
 from flax import nnx
 from PIL import Image
 from runs import tiny
@@ -205,5 +206,37 @@ def test_towers_of_a_run_become_public_folders(store, tmp_path, monkeypatch):
     made /= np.linalg.norm(made, axis=1, keepdims=True)
     np.testing.assert_allclose(made, model.encode_text(words), atol=1e-5)
     assert (tmp_path / "bert" / "vocab.txt").is_file()
-    with pytest.raises(UserError, match="this format holds pictures and text"):
+    with pytest.raises(UserError, match="this one has one of the family bert; expected a run of"):
         export(tmp_path / "run", tmp_path / "clip", format="clip")
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_text_towers_beside_a_video_vit_become_public_folders(store, tmp_path, monkeypatch, family):
+    """With the map after them and the run's vocabulary: asked again, they give its vectors."""
+    found = jax.local_devices()[:1]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    if family == "clip":
+        words, own = vocabularies.byte_pairs(tmp_path / "words"), dict(vocab_size=530, eos=523)
+    else:
+        words, own = (
+            vocabularies.sentence_pieces(tmp_path / "words", SENTENCES),
+            dict(vocab_size=70),
+        )
+    text = dict(family=family, length=16, width=64, depth=2, heads=2) | own
+    objective = dict(name="clip", text=text, dim=16, tokens=16, tokenizer=str(words))
+    train(tiny(store, objective=objective, stop_at_step=1), tmp_path / "run")
+    parity = export(tmp_path / "run", tmp_path / "out", format=family)
+    pooled = "text_embeds" if family == "clip" else "pooler_output"
+    if parity is not None:
+        assert set(parity["max_abs_difference"]) == {"last_hidden_state", pooled}
+        import transformers
+
+        of_kind = getattr(transformers, interop.load(tmp_path / "out").config["architectures"][0])
+        _, info = of_kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+    model, _, tokenizer = surgjax.load(tmp_path / "run")
+    ids = tokenizer(SENTENCES)["ids"]
+    made = interop.load(tmp_path / "out").apply(input_ids=ids)[pooled]
+    made = made / np.linalg.norm(made, axis=1, keepdims=True)
+    np.testing.assert_allclose(made, model.encode_text(tokenizer(SENTENCES)), atol=1e-5)
+    assert {f.name for f in words.iterdir()} & {f.name for f in (tmp_path / "out").iterdir()}

@@ -25,6 +25,7 @@ MODEL_TYPE = "bert"
 WEIGHTS = "model.safetensors"
 LICENCE = "unknown"  # of a folder that states none
 CLASSES = ("BertModel", "BertForMaskedLM", "BertForPreTraining")
+FROM_RUN = ("text_encoder",)
 # Fields of config.json that must have these values for our networks to compute the same.
 FIXED = {
     "position_embedding_type": ["absolute"],
@@ -266,14 +267,7 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
 
     Raises UserError for a run without a text tower of this kind.
     """
-    tower = getattr(objective, "text_encoder", None)
-    if tower is None or tower.family != "bert":
-        raise UserError(
-            f"this format holds BERT's text transformer and this run has "
-            f"{'no text tower' if tower is None else f'one of {tower.family}'}; expected a run of "
-            f"configs/surgclip.py with objective.text.family=bert; for its video encoder choose "
-            f"--format=videomae or timesformer"
-        )
+    tower = public.text_tower_of(objective, MODEL_TYPE)
     config = {
         "architectures": ["BertModel"],
         "model_type": MODEL_TYPE,

@@ -19,7 +19,7 @@ from surgjax.interop import public
 from surgjax.interop.bert import checked_ids, norm_pair, pair
 from surgjax.interop.keys import LINEAR, Flat, Row, Table, renamed
 from surgjax.interop.timm import patches
-from surgjax.interop.vit import ACTIVATIONS, one, refuse_unknown
+from surgjax.interop.vit import ACTIVATIONS, activation_of, one, refuse_unknown
 from surgjax.models.clip_vision import ClipVision
 from surgjax.models.layers import Linear
 from surgjax.models.text import LEGACY_EOS, TextTransformer
@@ -30,6 +30,7 @@ WEIGHTS = "model.safetensors"
 LICENCE = "unknown"  # of a folder that states none; OpenAI's and open_clip's programs are MIT
 CLASSES = ("CLIPModel", "CLIPTextModel", "CLIPTextModelWithProjection")
 CLASSES += ("CLIPVisionModel", "CLIPVisionModelWithProjection")
+FROM_RUN = ("text_encoder", "text_projection")
 # Fields of config.json that a folder may leave out: the public class's defaults.
 TEXT = {
     "vocab_size": 49408,
@@ -272,8 +273,7 @@ class TextNetwork(nnx.Module):
         attention_mask: Bool[Array, "b n"] | None = None,
         position_ids: Int[Array, "#b n"] | None = None,
     ) -> dict[str, Array]:
-        tokens = self.text_encoder(input_ids, attention_mask, positions=position_ids)
-        pooled = self.text_encoder.pool(tokens, input_ids)
+        tokens, pooled = read(self.text_encoder, input_ids, attention_mask, position_ids)
         if self.text_projection is None:
             return {"last_hidden_state": tokens, "pooler_output": pooled}
         return {"last_hidden_state": tokens, "text_embeds": self.text_projection(pooled)}
@@ -315,10 +315,21 @@ class PairNetwork(nnx.Module):
         attention_mask: Bool[Array, "m n"] | None = None,
         position_ids: Int[Array, "#m n"] | None = None,
     ) -> dict[str, Array]:
-        tokens = self.text_encoder(input_ids, attention_mask, positions=position_ids)
-        text = self.text_projection(self.text_encoder.pool(tokens, input_ids))
+        _, pooled = read(self.text_encoder, input_ids, attention_mask, position_ids)
+        text = self.text_projection(pooled)
         image = self.image_projection(self.image_encoder.encode(pixel_values))
         return similarities(text, image, self.logit_scale[...])
+
+
+def read(
+    tower: TextTransformer,
+    input_ids: Int[Array, "m n"],
+    attention_mask: Bool[Array, "m n"] | None = None,
+    position_ids: Int[Array, "#m n"] | None = None,
+) -> tuple[Float[Array, "m n d"], Float[Array, "m d"]]:
+    """(tokens, one vector a sentence) of a text tower."""
+    tokens = tower(input_ids, attention_mask, positions=position_ids)
+    return tokens, tower.pool(tokens, input_ids)
 
 
 def similarities(
@@ -389,11 +400,48 @@ def random_pictures(side: int, rng: np.random.Generator) -> dict[str, np.ndarray
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
-    """Raises UserError: no public class holds a video tower beside a text tower."""
-    raise UserError(
-        "a run's encoder sees video and this format holds pictures and text; expected "
-        "--format=videomae or videomae_official"
-    )
+    """File name -> content: settings with which `CLIPTextModelWithProjection` computes what a run's
+    text tower and the map after it do.
+
+    Raises UserError for a run without a text tower of this kind.
+    """
+    tower = public.text_tower_of(objective, "clip")
+    config = {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "model_type": "clip_text_model",
+        **text_fields(tower),
+        "projection_dim": params["text_projection/kernel"].shape[1],
+        "bos_token_id": None,  # the class's default is an id of OpenAI's vocabulary
+        "eos_token_id": tower.eos,
+        "pad_token_id": TEXT["pad_token_id"],
+    }
+    return {"config.json": config}
+
+
+def text_fields(tower: TextTransformer) -> dict[str, Any]:
+    """What config.json says of a run's text tower in the same words for CLIP and SigLIP."""
+    return {
+        "vocab_size": tower.vocab_size,
+        "max_position_embeddings": tower.length,
+        "hidden_act": activation_of(tower),
+        **public.sizes(tower),
+    }
+
+
+def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """What a run's text tower computes of the inputs of the public class, under its names."""
+    tokens, pooled = read(objective.text_encoder, **inputs)
+    return {"last_hidden_state": tokens, "text_embeds": objective.text_projection(pooled)}
+
+
+def usage(frames: int) -> str:
+    """Code that loads an exported folder, for its card."""
+    return """from transformers import CLIPTextModelWithProjection, CLIPTokenizerFast
+
+tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+model = CLIPTextModelWithProjection.from_pretrained(folder).eval()
+sentences = tokenizer(["the gallbladder is dissected"], return_tensors="pt", padding=True)
+vectors = model(**sentences).text_embeds"""
 
 
 def _projection(width: int, config: Mapping[str, Any], rngs: nnx.Rngs) -> Linear:

@@ -136,6 +136,19 @@ def sizes(network: nnx.Module) -> dict[str, Any]:
     }
 
 
+def text_tower_of(objective, family: str) -> nnx.Module:
+    """A run's text tower. Raises UserError where it has none, or one of another family."""
+    tower = getattr(objective, "text_encoder", None)
+    if tower is None or tower.family != family:
+        raise UserError(
+            f"--format={family} takes the text tower of a run and this one has "
+            f"{'none' if tower is None else f'one of the family {tower.family}'}; expected a run "
+            f"of configs/surgclip.py with objective.text.family={family}; for a video encoder "
+            f"choose --format=videomae, vjepa2 or timesformer"
+        )
+    return tower
+
+
 def refuse_values(
     config: Mapping[str, Any], source: str, allowed: Mapping[str, Sequence[Any]]
 ) -> None:

@@ -13,16 +13,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from surgjax.interop import public
 from surgjax.interop.bert import norm_pair, pair
 from surgjax.interop.clip import (
     IGNORED,
     TOWER_ROWS,
     check_towers,
     checked_text,
-    json_files,  # noqa: F401
     of_kind,
     random_pictures,
+    read,
     similarities,
+    text_fields,
     text_tower,
     tower_config,
     vision_tower,
@@ -36,6 +38,7 @@ MODEL_TYPE = ("siglip", "siglip_text_model", "siglip_vision_model")
 WEIGHTS = "model.safetensors"
 LICENCE = "unknown"  # of a folder that states none
 CLASSES = ("SiglipModel", "SiglipTextModel", "SiglipVisionModel")
+FROM_RUN = ("text_encoder", "text_projection")
 # Fields of config.json that a folder may leave out: the public class's defaults.
 TEXT = {
     "vocab_size": 32000,
@@ -123,9 +126,8 @@ class TextNetwork(nnx.Module):
         attention_mask: Bool[Array, "b n"] | None = None,
         position_ids: Int[Array, "#b n"] | None = None,
     ) -> dict[str, Array]:
-        tokens = self.text_encoder(input_ids, attention_mask, positions=position_ids)
-        pooled = self.text_projection(self.text_encoder.pool(tokens, input_ids))
-        return {"last_hidden_state": tokens, "pooler_output": pooled}
+        tokens, pooled = read(self.text_encoder, input_ids, attention_mask, position_ids)
+        return {"last_hidden_state": tokens, "pooler_output": self.text_projection(pooled)}
 
 
 class VisionNetwork(nnx.Module):
@@ -159,8 +161,8 @@ class PairNetwork(nnx.Module):
         attention_mask: Bool[Array, "m n"] | None = None,
         position_ids: Int[Array, "#m n"] | None = None,
     ) -> dict[str, Array]:
-        tokens = self.text_encoder(input_ids, attention_mask, positions=position_ids)
-        text = self.text_projection(self.text_encoder.pool(tokens, input_ids))
+        _, pooled = read(self.text_encoder, input_ids, attention_mask, position_ids)
+        text = self.text_projection(pooled)
         image = self.image_encoder.encode(pixel_values)
         return similarities(text, image, self.logit_scale[...], self.logit_bias[...])
 
@@ -184,3 +186,34 @@ def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np
     sentences = {"input_ids": ids.astype(np.int32)}
     pictures = random_pictures(one(vision["image_size"]), rng)
     return of_kind(config, (sentences, pictures, sentences | pictures))
+
+
+def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
+    """File name -> content: settings with which `SiglipTextModel` computes what a run's text tower
+    and the map after it do.
+
+    Raises UserError for a run without a text tower of this kind.
+    """
+    config = {
+        "architectures": ["SiglipTextModel"],
+        "model_type": "siglip_text_model",
+        **text_fields(public.text_tower_of(objective, "siglip")),
+        "projection_size": params["text_projection/kernel"].shape[1],
+    }
+    return {"config.json": config}
+
+
+def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """What a run's text tower computes of the inputs of the public class, under its names."""
+    tokens, pooled = read(objective.text_encoder, **inputs)
+    return {"last_hidden_state": tokens, "pooler_output": objective.text_projection(pooled)}
+
+
+def usage(frames: int) -> str:
+    """Code that loads an exported folder, for its card."""
+    return """from transformers import SiglipTextModel, SiglipTokenizer
+
+tokenizer = SiglipTokenizer.from_pretrained(folder)
+model = SiglipTextModel.from_pretrained(folder).eval()
+sentences = tokenizer(["the gallbladder is dissected"], return_tensors="pt", padding="max_length")
+vectors = model(**sentences).pooler_output"""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import transformers
+import vocabularies
 
 from surgjax.data import tokenizers
 from surgjax.errors import UserError
@@ -43,34 +44,12 @@ def bert(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """vocab.json and merges.txt as OpenAI's are made: bytes, bytes at a word's end, merges."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    folder = tmp_path_factory.mktemp("tokenizers") / "clip"
-    folder.mkdir()
-    letters = sorted(ByteLevel.alphabet())
-    merges = ["t h", "th e</w>", "c l", "cl i", "g a", "ga l", "c y", "s t", "cy st", "i c</w>"]
-    names = letters + [f"{letter}</w>" for letter in letters]
-    names += [merge.replace(" ", "") for merge in merges] + ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    return folder
+    return vocabularies.byte_pairs(tmp_path_factory.mktemp("tokenizers") / "clip")
 
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizers") / "siglip"
-    folder.mkdir()
-    (folder / "text").write_text("\n".join(tokenizers.plain(c) for c in CAPTIONS * 20))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=60,
-        **dict(pad_id=0, eos_id=1, unk_id=2, bos_id=-1),
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    return folder
+    return vocabularies.sentence_pieces(tmp_path_factory.mktemp("tokenizers") / "siglip", CAPTIONS)
 
 
 def agree(mine, peer, length, sentences=SENTENCES):
