@@ -7,7 +7,6 @@ caption_id is the row's place in the file, raw_text is the text, and surgical an
 1; where these two columns are given, an empty value is 0.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from data_prep.video import Header, Unreadable
 from surgjax.data.record import LEVELS
 from surgjax.data.store import Store
 from surgjax.errors import UserError, nearest
-from surgjax.files import write_whole
 
 FILE, TABLE = "captions.csv", "captions.parquet"
 MAX_TEXT = 10_000  # characters
@@ -123,16 +121,3 @@ def write(out: Path, store: dict, rows: list[dict]) -> None:
         tables.write_captions(out / TABLE, kept)
         store["counts"]["captions"] = len(kept)
         store["tables"][TABLE] = tables.sha256(out / TABLE)
-
-
-def renew(store: Store, rows: list[dict]) -> bool:
-    """Give a finished store the captions of `rows`; returns whether it had others, or none."""
-    stored = {store.video_id(video) for video in range(len(store))}
-    rows = [row for row in rows if row["video_id"] in stored]
-    path = store.path / TABLE
-    if not rows or path.is_file() and pq.read_table(path).to_pylist() == rows:
-        return False
-    meta = json.loads((store.path / "store.json").read_text(encoding="utf-8"))
-    write(store.path, meta, rows)
-    write_whole(store.path / "store.json", json.dumps(meta, indent=1) + "\n")
-    return True

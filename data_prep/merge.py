@@ -8,8 +8,9 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def merge(
     splits = sorted({name for video in found.videos for name in video.splits})
     tables.write_videos(out / "videos.parquet", rows, splits, FLAGS)
     tables.write_quarantine(out / QUARANTINE, refused)
-    tasks = _write_labels(out, root, source, found, _sidecars(plan, out), by_id)
+    tasks = write_labels(out, root, source, found, _times(_sidecars(plan, out)))
     names = ["videos.parquet", QUARANTINE, *(f"labels/{task}.parquet" for task in tasks)]
     ids = {video.video_id for video in found.videos}
     if (root / "clips.csv").exists() and (spans := tables.clips(root / "clips.csv", ids)):
@@ -150,8 +151,15 @@ def _video_rows(parts: list[dict], by_id: dict[str, Video], frames_per_record: i
     return rows
 
 
-def _write_labels(out, root, source, found: Found, parts, by_id) -> dict[str, dict]:
-    """labels/<task>.parquet of every task that has a label; returns those tasks."""
+def write_labels(
+    out: Path, root: Path, source: ModuleType, found: Found, stored: Iterable[tuple[str, Times]]
+) -> dict[str, dict]:
+    """labels/<task>.parquet of every task that has a label; returns those tasks.
+
+    Args:
+      stored: video_id and frames of the videos in the store, in its order.
+    """
+    by_id = {video.video_id: video for video in found.videos}
     writers = {
         task: tables.LabelWriter(out / "labels" / f"{task}.parquet", about["kind"])
         for task, about in found.tasks.items()
@@ -160,21 +168,22 @@ def _write_labels(out, root, source, found: Found, parts, by_id) -> dict[str, di
     with contextlib.ExitStack() as stack:
         for writer in writers.values():
             stack.enter_context(writer)
-        for video in (video for part in parts for video in part["videos"]):
-            times = Times(
-                np.array(video["t_ms"], np.int64),
-                np.array(video["index"], np.int64),
-                video["native_fps"],
-            )
-            for task, labels in source.labels(root, by_id[video["video_id"]], times).items():
+        for video_id, times in stored:
+            for task, labels in source.labels(root, by_id[video_id], times).items():
                 if len(labels.t_ms):
-                    writers[task].add(video["video_id"], labels)
+                    writers[task].add(video_id, labels)
                     used.add(task)
     for task in writers.keys() - used:
         (out / "labels" / f"{task}.parquet").unlink()
     if not used:
         shutil.rmtree(out / "labels", ignore_errors=True)
     return {task: about for task, about in found.tasks.items() if task in used}
+
+
+def _times(parts: Iterable[dict]) -> Iterator[tuple[str, Times]]:
+    for video in (video for part in parts for video in part["videos"]):
+        t_ms, index = (np.array(video[name], np.int64) for name in ("t_ms", "index"))
+        yield video["video_id"], Times(t_ms, index, video["native_fps"])
 
 
 def _write_tfds(out: Path, shards: list[dict]) -> list[str]:

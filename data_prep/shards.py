@@ -33,8 +33,8 @@ from data_prep.plan import (
     read_plan,
     size_on_disk,
 )
+from data_prep.renew import renew
 from data_prep.video import Header, Unreadable
-from surgjax.data.store import open_store
 from surgjax.errors import UserError, nearest
 
 ABOUT = ("dataset", "domain", "procedure", "anatomy", "licence")
@@ -119,7 +119,7 @@ def _prepare(args, root, out, settings, name, about, source, found) -> int:
     store_name += "" if settings.fps == "native" else "fps"
     captioned = captions.find(root, args.captions)
     if (out / "store.json").exists():
-        return _already_there(out, settings, name, about, found, captioned)
+        return _already_there(out, root, settings, name, about, found, captioned)
     if (out / PLAN).exists():
         plan = read_plan(out)
         _check_same(plan, store_name, name, about, settings, out, root, found)
@@ -209,6 +209,7 @@ def _check(args: argparse.Namespace) -> tuple[Path, Path, Settings]:
 
 def _already_there(
     out: Path,
+    root: Path,
     settings: Settings,
     name: str,
     about: dict,
@@ -240,11 +241,8 @@ def _already_there(
             f"{out} is a finished store of something else ({'; '.join(odd)}); give another --out"
         )
     clean(out)
-    done = "nothing to do"
-    if captioned is not None:
-        finished = open_store(out)
-        if captions.renew(finished, captions.read(captioned, captions.ends_in_store(finished))):
-            done = f"its captions are now those of {captioned}"
+    renewed = renew(out, root, name, found, captioned)
+    done = f"renewed: {', '.join(renewed)}" if renewed else "nothing to do"
     print(f"{out} is finished: {store['counts']['videos']} videos; {done}")
     return 0
 

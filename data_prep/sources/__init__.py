@@ -25,6 +25,7 @@ import numpy as np
 from surgjax.errors import UserError, nearest
 
 FOLDER = "folder"  # the source of everything that has no known layout
+PARTS = ("train", "val", "test")  # of a split
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,22 @@ def read_rows(
         if len(row) != len(header):
             raise UserError(f"{where}: {len(row)} values; expected {len(header)}")
         yield where, dict(zip(header, (value.strip() for value in row), strict=True))
+
+
+def read_splits(path: Path, optional: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Video -> its row of a csv file with the columns video and split, and where that row stands.
+
+    Raises:
+      UserError: as `read_rows`; a part other than train, val and test; a video twice.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for where, row in read_rows(path, ["video", "split"], optional):
+        if row["split"] not in PARTS:
+            raise UserError(f"{where}: split is {row['split']!r}; expected {' or '.join(PARTS)}")
+        if row["video"] in rows:
+            raise UserError(f"{where}: {row['video']!r} is named above too; expected one row each")
+        rows[row["video"]] = row | {"where": where}
+    return rows
 
 
 def number(value: str, where: str, name: str) -> float:

@@ -6,6 +6,8 @@ Optional files beside them, in the root:
                   video,t,label           seconds; the frame on screen at t has the label
                   and perhaps a column `task` (default "label"); `video` is the path below the root,
                   with or without its suffix
+    splits.csv    video,split and perhaps case: the part of each labelled video, train, val or test;
+                  videos of one patient name the same case and are in one part
     captions.csv  video_id,start_ms,end_ms,level,text and more, see data_prep/captions.py
     clips.csv     video_id,start_ms,end_ms and perhaps label,weight
 """
@@ -25,6 +27,7 @@ from data_prep.sources import (
     cached_by_file,
     number,
     read_rows,
+    read_splits,
 )
 from data_prep.video import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES, suffix
 from surgjax.errors import UserError, nearest
@@ -61,17 +64,26 @@ def find(
     about = dict(
         dataset=dataset, domain=domain, procedure=procedure, anatomy=anatomy, licence=licence
     )
+    named = _names(root, paths)
+    of_video = _Names(root, named)
+    rows = {}
+    if (root / "splits.csv").exists():
+        given = read_splits(root / "splits.csv", ("case",))
+        for name, row in given.items():
+            if rows.setdefault(of_video(name, row["where"]), row) is not row:
+                raise UserError(f"{row['where']}: {name!r} is named above too; expected one row")
+        _check_cases(rows)
     videos = [
         Video(
             name,
             path,
-            case=f"{dataset}/{name}",
+            case=f"{dataset}/{rows.get(name, {}).get('case') or name}",
+            splits={"official": rows[name]["split"]} if name in rows else {},
             frames_fps=frames_fps if path.is_dir() else None,
             **about,
         )
-        for name, path in _names(root, paths)
+        for name, path in named
     ]
-    known = {video.video_id for video in videos}
     tasks = {}
     if (root / "labels.csv").exists():
         labels = _read_labels(root / "labels.csv")
@@ -79,10 +91,8 @@ def find(
             task: {"kind": "one_of_n", "classes": classes}
             for task, classes in sorted(labels.classes.items())
         }
-        by_path = {str(path.relative_to(root)): name for name, path in _names(root, paths)}
         for name, where in labels.first_row.items():
-            if name not in known and name not in by_path:
-                raise UserError(f"{where}: no video {name!r} below the root{nearest(name, known)}")
+            of_video(name, where)
     return Found(videos, refused, tasks)
 
 
@@ -176,6 +186,33 @@ def _names(root: Path, paths: list[Path]) -> list[tuple[str, Path]]:
         (name if count[name] == 1 else str(path.relative_to(root)), path)
         for name, path in zip(seen, paths, strict=True)
     ]
+
+
+class _Names:
+    """The video that a csv file means by a name: the path below the root, or without its suffix."""
+
+    def __init__(self, root: Path, named: list[tuple[str, Path]]):
+        self.ids = {str(path.relative_to(root)): name for name, path in named}
+        self.ids |= {name: name for name, _ in named}
+
+    def __call__(self, name: str, where: str) -> str:
+        """Its video_id. Raises UserError naming the nearest."""
+        if name not in self.ids:
+            raise UserError(f"{where}: no video {name!r} below the root{nearest(name, self.ids)}")
+        return self.ids[name]
+
+
+def _check_cases(rows: dict[str, dict[str, str]]) -> None:
+    """Raise UserError for a case in two parts: its frames would be trained on and tested."""
+    first: dict[str, dict[str, str]] = {}
+    for row in rows.values():
+        case = row.get("case")
+        if case and first.setdefault(case, row)["split"] != row["split"]:
+            raise UserError(
+                f"{row['where']}: case {case!r} is {row['split']} here and "
+                f"{first[case]['split']} in {first[case]['where']}; expected one part for all "
+                f"videos of a case"
+            )
 
 
 class _Labels:

@@ -6,8 +6,7 @@ splits.csv (video,split,hospital) names the split of each video.
 from pathlib import Path
 
 from data_prep.operation import INSTRUMENTS, PHASES
-from data_prep.sources import Found, LabelTable, Times, Video, cholec80, read_rows
-from surgjax.errors import UserError
+from data_prep.sources import Found, LabelTable, Times, Video, cholec80, read_splits
 
 LAYOUT = cholec80.Layout(
     dataset="synthetic",
@@ -28,10 +27,8 @@ def find(root: Path, **overrides: str) -> Found:
     """Rendered videos. Raises UserError when there are none or splits.csv cannot be read."""
     parts = {}
     if (root / "splits.csv").exists():
-        for where, row in read_rows(root / "splits.csv", ["video", "split"], ("hospital",)):
-            if row["split"] not in ("train", "val", "test"):
-                raise UserError(f"{where}: split is {row['split']!r}; expected train, val or test")
-            parts[row["video"]] = row["split"]
+        rows = read_splits(root / "splits.csv", ("hospital",))
+        parts = {video: row["split"] for video, row in rows.items()}
     found = cholec80.find_layout(root, LAYOUT, {"official": parts}, overrides)
     found.split_tiers["official"] = "official"
     return found

@@ -28,8 +28,14 @@ def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], 
     for store in stores:
         if column not in store.split_columns:
             known = [name.removeprefix("split_") for name in store.split_columns]
+            remedy = "set data.split"
+            if not known:
+                remedy = (
+                    "put splits.csv (video,split: train, val or test) beside the videos and give "
+                    "the command that made the store again, which decodes nothing"
+                )
             raise UserError(
-                f"{store.path} has no split {split!r}; it has {known or 'none'}; set data.split"
+                f"{store.path} has no split {split!r}; it has {known or 'none'}; {remedy}"
             )
     chosen = [
         pc.fill_null(pc.equal(store.column(column), "train"), False).to_numpy(zero_copy_only=False)

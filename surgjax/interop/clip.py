@@ -400,8 +400,7 @@ def random_pictures(side: int, rng: np.random.Generator) -> dict[str, np.ndarray
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
-    """File name -> content: settings with which `CLIPTextModelWithProjection` computes what a run's
-    text tower and the map after it do.
+    """Settings with which `CLIPTextModelWithProjection` computes a run's text vectors.
 
     Raises UserError for a run without a text tower of this kind.
     """
@@ -413,7 +412,6 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
         "projection_dim": params["text_projection/kernel"].shape[1],
         "bos_token_id": None,  # the class's default is an id of OpenAI's vocabulary
         "eos_token_id": tower.eos,
-        "pad_token_id": TEXT["pad_token_id"],
     }
     return {"config.json": config}
 

@@ -189,8 +189,7 @@ def example(config: Mapping[str, Any], rng: np.random.Generator) -> dict[str, np
 
 
 def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
-    """File name -> content: settings with which `SiglipTextModel` computes what a run's text tower
-    and the map after it do.
+    """Settings with which `SiglipTextModel` computes a run's text vectors.
 
     Raises UserError for a run without a text tower of this kind.
     """

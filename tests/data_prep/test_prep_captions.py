@@ -122,7 +122,7 @@ def test_captions_that_come_later_or_change_need_no_second_decoding(own, tmp_pat
     prepare(own, fresh, two)
     make.shards(own, grown)
     frames = next(grown.glob("*array_record*")).stat().st_mtime_ns
-    for file, said in ((one, "captions are now"), (two, "captions are now"), (two, "nothing to")):
+    for file, said in ((one, "renewed: captions"), (two, "renewed: captions"), (two, "nothing to")):
         prepare(own, grown, file)
         assert said in capsys.readouterr().out.splitlines()[-1]
     assert next(grown.glob("*array_record*")).stat().st_mtime_ns == frames

@@ -1,6 +1,7 @@
 """Labels reach the right frames: Cholec80 files, labels.csv, clips."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,64 @@ def test_a_point_between_two_frames_labels_the_earlier_one(own, tmp_path):
     write(own / "labels.csv", "video,t,label\nb,0.02,x\nb,1.019,x\nb,1.021,x\nb,2.381,x\n")
     make.shards(own, tmp_path / "s", "--fps", "native")
     assert by_time(tmp_path / "s", "label").keys() == {("b", t) for t in (0, 1000, 1040)}
+
+
+def test_splits_csv_and_cases(own, tmp_path):
+    write(own / "splits.csv", "video,split,case\nx/a,train,p1\nb.mkv,test,p2\n")
+    make.shards(own, tmp_path / "s")
+    rows = {row["video_id"]: row for row in make.rows(tmp_path / "s", "videos")}
+    assert [rows[name]["split_official"] for name in ("x/a", "b")] == ["train", "test"]
+    assert [rows[name]["case"] for name in ("x/a", "b")] == ["own/p1", "own/p2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,split\nx/c,train\n", "splits.csv, row 2: no video 'x/c'.*mean 'x/a'"),
+        ("video,split\nx/a,dev\n", "row 2: split is 'dev'; expected train or val or test"),
+        ("video,split\nx/a,train\nx/a,test\n", "row 3: 'x/a' is named above too"),
+        ("video,split\nb,train\nb.mkv,test\n", "row 3: 'b.mkv' is named above too"),
+        (
+            "video,split,case\nx/a,train,p\nb,test,p\n",
+            "row 3: case 'p' is test here and train in splits.csv, row 2",
+        ),
+    ],
+)
+def test_bad_splits_csv(own, tmp_path, text, message):
+    write(own / "splits.csv", text)
+    with pytest.raises(UserError, match=message):
+        make.shards(own, tmp_path / "s")
+
+
+def test_labels_splits_and_clips_that_come_later_need_no_second_decoding(own, tmp_path, capsys):
+    """The store is then as if they had been there from the start."""
+    out, fresh = tmp_path / "grown", tmp_path / "fresh"
+    make.shards(own, out, "--fps", "native")
+    frames = {path: path.stat().st_mtime_ns for path in out.glob("*array_record*")}
+
+    def again() -> str:
+        make.shards(own, out, "--fps", "native")
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert again().endswith("nothing to do")
+    write(own / "labels.csv", "video,start,end,label\nx/a,0,1,cut\n")
+    write(own / "splits.csv", "video,split,case\nx/a,train,p\n")
+    assert again().endswith("renewed: labels, splits and cases")
+    write(own / "labels.csv", "video,t,label,task\nx/a,1.0,cut,step\nb,0.02,sew,step\n")
+    write(own / "splits.csv", "video,split\nx/a,test\nb,train\n")
+    write(own / "clips.csv", "video_id,start_ms,end_ms\nb,0,2000\n")
+    assert again().endswith("renewed: labels, splits and cases, clips")
+    assert again().endswith("nothing to do")
+    assert {path: path.stat().st_mtime_ns for path in frames} == frames
+    make.shards(own, fresh, "--fps", "native")
+    described = [json.loads((store / "store.json").read_text()) for store in (fresh, out)]
+    assert described[0] == described[1]  # with the digests of all tables
+    assert {p.name for p in out.rglob("*")} == {p.name for p in fresh.rglob("*")}
+    write(own / "labels.csv", "video,start,end,label\nx/a,0,2,cut\nx/a,1,2,sew\n")
+    with pytest.raises(UserError, match="row 3: overlaps"):
+        again()
+    assert json.loads((out / "store.json").read_text()) == described[1]
+    assert by_time(out, "step") == {("x/a", 1000): 0, ("b", 0): 1}
 
 
 @pytest.mark.parametrize(
