@@ -27,7 +27,8 @@ def renew(
     """Bring a store up to date; returns what has changed.
 
     Args:
-      captioned: the csv file with the captions; None leaves them, as no labels.csv leaves labels.
+      captioned: the csv file with the captions. Without it they stay as they are, as labels,
+        splits and clips do without theirs.
 
     Raises:
       UserError: a file beside the videos does not fit; the store is as it was.
@@ -57,15 +58,17 @@ def renew(
 
 def _renew_videos(out: Path, meta: dict, found: Found) -> bool:
     """Cases and splits of videos.parquet; whether it had others."""
+    splits = sorted({name for video in found.videos for name in video.splits})
+    if not splits:  # splits.csv is gone: cases held out so far stay so
+        return False
     by_id = {video.video_id: video for video in found.videos}
     old = pq.read_table(out / VIDEOS).to_pylist()
     kept = [*VIDEO_COLUMNS, *(f"qc_{flag}" for flag in FLAGS)]
     rows = []
     for row in old:
         video = by_id[row["video_id"]]
-        splits = {f"split_{name}": part for name, part in video.splits.items()}
-        rows.append({name: row[name] for name in kept} | {"case": video.case} | splits)
-    splits = sorted({name for video in found.videos for name in video.splits})
+        parts = {f"split_{name}": part for name, part in video.splits.items()}
+        rows.append({name: row[name] for name in kept} | {"case": video.case} | parts)
     known = lambda row: {k: value for k, value in row.items() if value is not None}  # noqa: E731
     is_new = list(map(known, old)) != list(map(known, rows))
     if is_new:
@@ -104,17 +107,22 @@ def _times(store: Store) -> Iterator[tuple[str, Times]]:
 
 
 def _renew_clips(out: Path, meta: dict, rows: list[dict]) -> bool:
-    path = out / CLIPS
-    if not rows or (path.is_file() and pq.read_table(path).to_pylist() == rows):
+    if not rows or _holds(out, meta, CLIPS, rows):
         return False
-    tables.write_clips(path, rows)
-    meta["tables"][CLIPS] = tables.sha256(path)
+    tables.write_clips(out / CLIPS, rows)
+    meta["tables"][CLIPS] = tables.sha256(out / CLIPS)
     return True
 
 
 def _renew_captions(out: Path, meta: dict, rows: list[dict]) -> bool:
-    path = out / captions.TABLE
-    if not rows or (path.is_file() and pq.read_table(path).to_pylist() == rows):
+    if not rows or _holds(out, meta, captions.TABLE, rows):
         return False
     captions.write(out, meta, rows)
     return True
+
+
+def _holds(out: Path, meta: dict, name: str, rows: list[dict]) -> bool:
+    """Whether a table has these rows, and store.json its digest."""
+    path = out / name
+    is_whole = path.is_file() and meta["tables"].get(name) == tables.sha256(path)
+    return is_whole and pq.read_table(path).to_pylist() == rows

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small_videos as make
 
-from data_prep import sources
+from data_prep import renew, sources
 from data_prep.sources import cholec80
 from surgjax.errors import UserError
 
@@ -268,6 +268,30 @@ def test_labels_splits_and_clips_that_come_later_need_no_second_decoding(own, tm
         again()
     assert json.loads((out / "store.json").read_text()) == described[1]
     assert by_time(out, "step") == {("x/a", 1000): 0, ("b", 0): 1}
+    for name in ("labels", "splits", "clips"):
+        (own / f"{name}.csv").unlink()
+    assert again().endswith("nothing to do")  # above all, what was held out stays so
+    assert json.loads((out / "store.json").read_text()) == described[1]
+
+
+def test_renewing_that_was_interrupted_is_finished_by_the_same_command(own, tmp_path, monkeypatch):
+    out = tmp_path / "s"
+    make.shards(own, out)
+    write(own / "labels.csv", "video,start,end,label\nx/a,0,1,cut\n")
+    write(own / "splits.csv", "video,split\nx/a,train\n")
+    write(own / "clips.csv", "video_id,start_ms,end_ms\nb,0,2000\n")
+    write(own / "captions.csv", "video_id,start_ms,end_ms,level,text\nb,0,900,fine,Cut.\n")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(renew, "write_whole", killed)
+        make.shards(own, out)
+    make.shards(own, out)
+    make.shards(own, tmp_path / "fresh")
+    described = [json.loads((p / "store.json").read_text()) for p in (out, tmp_path / "fresh")]
+    assert described[0] == described[1]
 
 
 @pytest.mark.parametrize(
