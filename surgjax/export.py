@@ -264,9 +264,12 @@ def _what_fits(
         if path.split("/")[0] in taken and not path.startswith(left_out)
     }
     if not inside:
+        remedy = "choose a format of these networks"
+        if "image_encoder" in parts:
+            remedy = "image classifiers have no --format yet"
         raise UserError(
             f"--format={format} takes the {' and '.join(taken)} of a run and this one has "
-            f"{', '.join(sorted(parts))}; choose a format of these networks"
+            f"{', '.join(sorted(parts))}; {remedy}"
         )
     kept, lost = " and ".join(taken), ", ".join(sorted(odd))
     log.warning("exporting %s alone: %s cannot hold all of %s", kept, format, lost)

@@ -338,5 +338,5 @@ def test_a_folder_tells_which_image_network_it_holds(config, tmp_path):
     net = state.params["image_encoder"]
     assert net["registers"].shape == (1, 4, 48) and "positions" not in net and "norm" not in net
     assert read_params(tmp_path / "run")[1]["init_from"]["format"] == "dinov3"
-    with pytest.raises(UserError, match="takes the encoder of a run.*has head, image_encoder"):
+    with pytest.raises(UserError, match="has head, image_encoder; image classifiers have no --f"):
         export(tmp_path / "run", tmp_path / "out")
