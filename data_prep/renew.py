@@ -34,8 +34,9 @@ def renew(
       UserError: a file beside the videos does not fit; the store is as it was.
     """
     store, about = open_store(out), out / "store.json"
-    stored = [store.video_id(video) for video in range(len(store))]
-    lost = sorted(set(stored) - {video.video_id for video in found.videos})
+    stored = {store.video_id(video) for video in range(len(store))}
+    known = {video.video_id for video in found.videos}  # some may be in quarantine
+    lost = sorted(stored - known)
     if lost:
         raise UserError(
             f"{lost[0]} is in {out} and refused below {root} now; put the video back as it was, or "
@@ -44,12 +45,13 @@ def renew(
     meta = json.loads(about.read_text(encoding="utf-8"))
     before = json.dumps(meta)
     rows = captions.read(captioned, captions.ends_in_store(store)) if captioned else []
-    spans = tables.clips(root / "clips.csv", stored) if (root / "clips.csv").is_file() else []
+    rows = [row for row in rows if row["video_id"] in stored]
+    spans = tables.clips(root / "clips.csv", known) if (root / "clips.csv").is_file() else []
     done = {
         "labels": _renew_labels(store, meta, root, source_name, found),
         "splits and cases": _renew_videos(out, meta, found),
         "clips": _renew_clips(out, meta, spans),
-        "captions": _renew_captions(out, meta, [r for r in rows if r["video_id"] in set(stored)]),
+        "captions": _renew_captions(out, meta, rows),
     }
     if json.dumps(meta) != before:
         write_whole(about, json.dumps(meta, indent=1) + "\n")

@@ -271,14 +271,21 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
     config = {
         "architectures": ["BertModel"],
         "model_type": MODEL_TYPE,
-        "vocab_size": tower.vocab_size,
-        "max_position_embeddings": tower.length,
         "type_vocab_size": tower.type_embedding.shape[0],
         "pad_token_id": 0,
+        **text_fields(tower),
+    }
+    return {"config.json": config}
+
+
+def text_fields(tower: TextTransformer) -> dict[str, Any]:
+    """What config.json says of a run's text tower in the same words for all families."""
+    return {
+        "vocab_size": tower.vocab_size,
+        "max_position_embeddings": tower.length,
         "hidden_act": activation_of(tower),
         **public.sizes(tower),
     }
-    return {"config.json": config}
 
 
 def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:

@@ -16,10 +16,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from surgjax.errors import UserError
 from surgjax.interop import public
-from surgjax.interop.bert import checked_ids, norm_pair, pair
+from surgjax.interop.bert import checked_ids, norm_pair, pair, text_fields
 from surgjax.interop.keys import LINEAR, Flat, Row, Table, renamed
 from surgjax.interop.timm import patches
-from surgjax.interop.vit import ACTIVATIONS, activation_of, one, refuse_unknown
+from surgjax.interop.vit import ACTIVATIONS, one, refuse_unknown
 from surgjax.models.clip_vision import ClipVision
 from surgjax.models.layers import Linear
 from surgjax.models.text import LEGACY_EOS, TextTransformer
@@ -414,16 +414,6 @@ def json_files(objective, params: Flat) -> dict[str, dict[str, Any]]:
         "eos_token_id": tower.eos,
     }
     return {"config.json": config}
-
-
-def text_fields(tower: TextTransformer) -> dict[str, Any]:
-    """What config.json says of a run's text tower in the same words for CLIP and SigLIP."""
-    return {
-        "vocab_size": tower.vocab_size,
-        "max_position_embeddings": tower.length,
-        "hidden_act": activation_of(tower),
-        **public.sizes(tower),
-    }
 
 
 def ask(objective, inputs: Mapping[str, Any]) -> dict[str, Array]:

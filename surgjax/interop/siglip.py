@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from surgjax.interop import public
-from surgjax.interop.bert import norm_pair, pair
+from surgjax.interop.bert import norm_pair, pair, text_fields
 from surgjax.interop.clip import (
     IGNORED,
     TOWER_ROWS,
@@ -24,7 +24,6 @@ from surgjax.interop.clip import (
     random_pictures,
     read,
     similarities,
-    text_fields,
     text_tower,
     tower_config,
     vision_tower,

@@ -342,3 +342,11 @@ def test_bad_clips_stop_before_any_work(own, tmp_path, row, message):
     with pytest.raises(UserError, match=message):
         make.shards(own, tmp_path / "s")
     assert not (tmp_path / "s" / "plan.json").exists()
+
+
+def test_clips_of_a_video_in_quarantine_do_not_stop_the_same_command(own, tmp_path, capsys):
+    (own / "broken.mp4").write_bytes(b"no video")
+    write(own / "clips.csv", "video_id,start_ms,end_ms\nb,0,2000\nbroken,0,900\n")
+    for said in ("next: python -m data_prep inspect", "nothing to do"):
+        make.shards(own, tmp_path / "s")
+        assert said in capsys.readouterr().out.splitlines()[-1]
