@@ -25,7 +25,7 @@ demo: install
 	$(BIN)/python -m surgjax.demo --out $(DEMO)
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff format --check .

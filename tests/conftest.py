@@ -31,6 +31,7 @@ import pytest  # noqa: E402
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the project, and runs.py
+LONG_FILES = {"test_faults.py", "test_launch_multiproc.py", "test_readme.py"}
 
 
 def pytest_configure():
@@ -46,6 +47,11 @@ def pytest_unconfigure():
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Files of a few long tests first, so that no worker ends alone with one of them."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
 def made_once(factory, name, make) -> Path:
