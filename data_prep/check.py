@@ -1,12 +1,14 @@
 """`python -m data_prep check`: what is under a folder, what is odd, what a store would take.
 
 Reads headers and label files, decodes nothing, and ends within half a minute: of a folder too
-large for that it reads a random sample of the headers and says so.
+large for that it reads a random sample of the headers and says so. `--layout` prints the names
+under the folder with every digit as #, to send to the developers when a layout is not recognised.
 """
 
 import argparse
 import os
 import random
+import re
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,7 @@ LABEL_SECONDS = 8  # for label files
 DECODED_PIXELS = 90e6  # a second and core: H.264 at 720p and 1080p
 STORED_FRAMES = 300  # a second and core: shrink, encode, write
 SHOWN = 10  # lines of one kind
+LAYOUT_LINES = 60  # of a layout report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", default="1", help="rate of the store to estimate (default 1)")
     parser.add_argument("--short-side", type=int, default=320, help="pixels (default 320)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default 90)")
+    parser.add_argument(
+        "--layout", action="store_true", help="only print a report of the folder, without names"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -40,6 +46,9 @@ def main(args: argparse.Namespace) -> int:
     settings = Settings(parse_fps(args.fps), args.short_side, args.quality, 1)
     if not args.root.is_dir():
         raise UserError(f"--root {args.root} is no folder; expected the one with the videos")
+    if args.layout:
+        print(layout_report(args.root))
+        return 0
     if args.dataset is None:
         args.dataset = sources.detect(args.root)
     name, about = source_of(args.root, args)
@@ -57,7 +66,11 @@ def main(args: argparse.Namespace) -> int:
     _check_labels(source, args.root, found, good, odd, damage)
     _check_spans(args, found, headers, damage)
 
-    print(f"{args.root}: {name}, layout {found.layout_status}")
+    evidence = source.ABOUT.evidence if hasattr(source, "ABOUT") else ""
+    print(
+        f"{args.root}: {name}, layout {found.layout_status}"
+        + (f" ({evidence})" if evidence else "")
+    )
     if len(headers) < len(found.videos):
         print(
             f"  headers of {len(headers)} of {len(found.videos)} videos, chosen at random, were "
@@ -76,6 +89,32 @@ def main(args: argparse.Namespace) -> int:
     return DAMAGE if damage else 0
 
 
+def layout_report(root: Path) -> str:
+    """Folders and files below `root` by pattern, every digit as #, and first lines of tables.
+
+    First lines show column names and one row, digits as # too: no name, date or number leaves.
+    """
+    counts: Counter[str] = Counter()
+    first: dict[str, Path] = {}
+    for here, folders, files in os.walk(root):
+        folders.sort()
+        below = Path(here).relative_to(root)
+        for name in sorted(files):
+            pattern = re.sub(r"\d+", "#", (below / name).as_posix())
+            counts[pattern] += 1
+            first.setdefault(pattern, Path(here) / name)
+    lines = [f"layout of a folder with {sum(counts.values()):,} files"]
+    for pattern, count in sorted(counts.items())[:LAYOUT_LINES]:
+        lines.append(f"  {count:>8,}  {pattern}")
+        if suffix(pattern) in ("txt", "csv", "tsv", "json"):
+            with first[pattern].open("rb") as file:
+                head = file.read(2000).decode("utf-8", "replace").splitlines()[:2]
+            lines += [f"            | {re.sub(r'[0-9]+', '#', line)[:120]}" for line in head]
+    if len(counts) > LAYOUT_LINES:
+        lines.append(f"  and {len(counts) - LAYOUT_LINES} more patterns")
+    return "\n".join(lines)
+
+
 def sample_headers(videos: list[Video], seconds: float) -> dict[Video, Header | Unreadable]:
     """Headers of as many videos as can be read in `seconds`, in random order (always the same)."""
     end = time.monotonic() + seconds
@@ -84,7 +123,7 @@ def sample_headers(videos: list[Video], seconds: float) -> dict[Video, Header | 
         if time.monotonic() > end:
             return None
         try:
-            return video, probe(video.path, video.frames_fps)
+            return video, probe(video.path, video.frames_fps, video.frames_prefix)
         except Unreadable as error:
             return video, error
 
@@ -124,7 +163,7 @@ def _check_spans(args: argparse.Namespace, found: Found, headers, damage: list) 
 def _describe(found: Found, good: dict[Video, Header]) -> None:
     scale = len(found.videos) / max(1, len(good))
     hours = scale * sum(header.seconds for header in good.values()) / 3600
-    size = sum(size_on_disk(video.path) for video in found.videos)
+    size = sum(size_on_disk(video.path, video.frames_prefix) for video in found.videos)
     print(f"  {len(found.videos)} videos, {hours:.2f} hours, {show_size(size)}")
     kinds = Counter(
         "folder of frames" if video.frames_fps else suffix(video.path.name)
@@ -140,7 +179,9 @@ def _describe(found: Found, good: dict[Video, Header]) -> None:
         parts = Counter(video.splits.get(split, "none") for video in found.videos)
         order = [part for part in ("train", "val", "test", "none") if parts[part]]
         text = ", ".join(f"{part} {parts[part]}" for part in order)
-        print(f"  split {split} ({found.split_tiers.get(split, 'ours')}): {text}")
+        about = found.splits.get(split, {"tier": "ours"})
+        words = ", ".join(key if value is True else value for key, value in about.items())
+        print(f"  split {split} ({words}): {text}")
 
 
 def _estimate(found: Found, headers, good: dict[Video, Header], settings: Settings) -> None:

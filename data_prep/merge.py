@@ -81,7 +81,7 @@ def merge(
                 "source": plan.source,
                 "about": plan.about,
                 "datasets": datasets,
-                "splits": found.split_tiers,
+                "splits": found.splits,
             }
         ],
         "shards": shards,

@@ -165,6 +165,7 @@ def _decode(task: dict, video: dict, spool, advance: Callable[[int], None]) -> _
             seen=kept.seen,
             threads=threads,
             frames_fps=video["frames_fps"],
+            frames_prefix=video.get("frames_prefix", ""),
         )
         try:
             for frame in frames:

@@ -57,7 +57,7 @@ class Plan:
       source: name of the source module.
       about: the user's words about own videos (dataset, licence, ...).
       videos: one dict a video: video_id, path (below the root), bytes, frames and pixels
-        (expected, stored), frames_fps.
+        (expected, stored), frames_fps, frames_prefix.
       refused: rows for quarantine.parquet known before decoding.
       parts: positions in `videos`, part by part.
     """
@@ -104,7 +104,7 @@ def probe_all(
 
     def one(video: Video) -> Header | Unreadable:
         try:
-            return probe(video.path, video.frames_fps)
+            return probe(video.path, video.frames_fps, video.frames_prefix)
         except Unreadable as error:
             return error
 
@@ -137,10 +137,11 @@ def make_plan(
             {
                 "video_id": video.video_id,
                 "path": path,
-                "bytes": size_on_disk(video.path),
+                "bytes": size_on_disk(video.path, video.frames_prefix),
                 "frames": expected_frames(header, settings.rate),
                 "pixels": width * height,
                 "frames_fps": video.frames_fps,
+                "frames_prefix": video.frames_prefix,
             }
         )
     records = [-(-video["frames"] // settings.frames_per_record) for video in videos]
@@ -168,10 +169,11 @@ def frame_bytes(pixels: int, quality: int) -> float:
     return 4.3 * pixels**0.75 * 2 ** ((quality - 90) / (18 if quality < 90 else 9.5))
 
 
-def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of the files in a folder of frames."""
+def size_on_disk(path: Path, prefix: str = "") -> int:
+    """Bytes of a file, or of the files in a folder of frames whose names start so."""
     if path.is_dir():
-        return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+        entries = (entry for entry in os.scandir(path) if entry.name.startswith(prefix))
+        return sum(entry.stat().st_size for entry in entries if entry.is_file())
     return path.stat().st_size
 
 

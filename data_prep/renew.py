@@ -75,7 +75,7 @@ def _renew_videos(out: Path, meta: dict, found: Found) -> bool:
     is_new = list(map(known, old)) != list(map(known, rows))
     if is_new:
         tables.write_videos(out / VIDEOS, rows, splits, FLAGS)
-    meta["sources"][0]["splits"] = found.split_tiers
+    meta["sources"][0]["splits"] = found.splits
     meta["tables"][VIDEOS] = tables.sha256(out / VIDEOS)
     return is_new
 

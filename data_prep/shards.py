@@ -252,15 +252,16 @@ def _check_same(plan: Plan, store_name, name, about, settings, out, root, found)
     old = {v["video_id"]: v["bytes"] for v in plan.videos} | {
         row.video_id: None for row in plan.refused
     }
-    new = {video.video_id: video.path for video in found.videos} | {
-        r.video_id: None for r in found.refused
-    }
+    new = {row.video_id: None for row in found.refused}
+    new |= {video.video_id: video for video in found.videos}
     if old.keys() != new.keys():
         odd.append(f"{len(old)} videos there, {len(new)} now")
     changed = [
         k
         for k, size in old.items()
-        if size is not None and new.get(k) and size != size_on_disk(new[k])
+        if size is not None
+        and new.get(k)
+        and size != size_on_disk(new[k].path, new[k].frames_prefix)
     ]
     if changed:
         odd.append(f"{changed[0]} has another size than when it was planned")

@@ -223,6 +223,7 @@ def _compare(store, video, name, wanted, source, root, recording, labels) -> lis
             short_side=settings["short_side"],
             seen=Seen(),
             frames_fps=recording.frames_fps,
+            frames_prefix=recording.frames_prefix,
         )
         for position, frame in enumerate(frames):
             if position in stored:

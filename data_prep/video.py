@@ -117,10 +117,10 @@ def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return (short_side, even) if width < height else (even, short_side)
 
 
-def probe(path: Path, frames_fps: float | None = None) -> Header:
+def probe(path: Path, frames_fps: float | None = None, frames_prefix: str = "") -> Header:
     """Header of a recording, without decoding. Raises Unreadable."""
     if path.is_dir():
-        images = list_images(path)
+        images = list_images(path, frames_prefix)
         if not images:
             raise Unreadable("no frames", "folder holds no jpg or png")
         image = _read_image(images[0][1])
@@ -152,6 +152,7 @@ def kept_frames(
     seen: Seen,
     threads: int = 1,
     frames_fps: float | None = None,
+    frames_prefix: str = "",
 ) -> Iterator[Frame]:
     """Frames of a recording at `fps` (None: all of them), upright, square pixels, deinterlaced.
 
@@ -160,11 +161,15 @@ def kept_frames(
 
     Args:
       frames_fps: rate of a folder of frames; unused for files.
+      frames_prefix: how the names of its frames start.
     Raises:
       Unreadable: nothing decodes, or more than MAX_DAMAGED of it is missing; may come after frames
         were already yielded.
     """
-    source = _image_folder(path, frames_fps, seen) if path.is_dir() else _file(path, seen, threads)
+    if path.is_dir():
+        source = _image_folder(list_images(path, frames_prefix), frames_fps, seen)
+    else:
+        source = _file(path, seen, threads)
     next_time, size, scaler = 0.0, None, _Scaler(threads)
     slack = 0.001 if fps is None else min(0.001, 0.25 / fps)  # containers round times to 1 ms
     for seconds, index, picture, stream in source:
@@ -189,8 +194,8 @@ def kept_frames(
         )
 
 
-def list_images(folder: Path) -> list[tuple[int, Path]]:
-    """(frame number from 0, file) of a folder of frames, in order.
+def list_images(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
+    """(frame number from 0, file) of a folder of frames, in order; of names that start so.
 
     Numbers in the names count when they are evenly spaced, so that a missing file leaves a gap in
     time; otherwise the order of names counts.
@@ -199,6 +204,7 @@ def list_images(folder: Path) -> list[tuple[int, Path]]:
         Path(entry.path)
         for entry in os.scandir(folder)
         if entry.name[0] != "."
+        and entry.name.startswith(prefix)
         and suffix(entry.name) in IMAGE_SUFFIXES
         and entry.is_file(follow_symlinks=False)
     ]
@@ -419,9 +425,9 @@ class _Picture:
         return cv2.resize(self.image, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _image_folder(path: Path, fps: float, seen: Seen) -> Iterator[tuple]:
+def _image_folder(images: list[tuple[int, Path]], fps: float, seen: Seen) -> Iterator[tuple]:
     last = None
-    for index, file in list_images(path):
+    for index, file in images:
         image = _read_image(file)
         if image is None:
             seen.damaged += 1

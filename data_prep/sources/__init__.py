@@ -2,12 +2,14 @@
 
 A source module offers
 
+    ABOUT                                             what is known before a file is read
     find(root, **overrides) -> Found                  the videos under a root; reads no video
     labels(root, video, times) -> {task: LabelTable}  the labels of stored frames
     check_labels(root, video, frames) -> [warning]    whether the label files fit the video
     recognises(root) -> bool                          whether a root has this layout
 
-`overrides` are what a user may say about the videos: domain, procedure, anatomy, licence.
+`overrides` are what a user may say about the videos: domain, procedure, anatomy, licence. What
+sources share is in data_prep/recordings.py, label_files.py and manifest.py (splits).
 """
 
 import csv
@@ -29,6 +31,30 @@ PARTS = ("train", "val", "test")  # of a split
 
 
 @dataclass(frozen=True)
+class About:
+    """What is known of a dataset before any of its files is read.
+
+    Attributes:
+      licence: SPDX identifier, or NOASSERTION (not stated).
+      access: how one gets it.
+      layout: "verified" when it was seen in the data itself, "from-code" when public programs read
+        it so, else "assumed".
+      evidence: where the layout was read.
+      tasks: task -> {"kind": one_of_n | multi_label | score, "classes": names in order}.
+    """
+
+    dataset: str
+    domain: str
+    procedure: str
+    anatomy: str
+    licence: str
+    access: str
+    layout: str
+    evidence: str
+    tasks: dict[str, dict] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Video:
     """A recording of a source.
 
@@ -38,6 +64,7 @@ class Video:
       case: `<dataset>/<case>`; videos of one operation share it.
       splits: split name -> train, val or test.
       frames_fps: rate of a folder of frames; None for files.
+      frames_prefix: how the names of its frames start, where a folder holds those of many videos.
     """
 
     video_id: str
@@ -50,6 +77,7 @@ class Video:
     licence: str
     splits: dict[str, str] = field(default_factory=dict, hash=False)
     frames_fps: float | None = None
+    frames_prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,15 +96,16 @@ class Found:
 
     Attributes:
       tasks: task -> {"kind": one_of_n | multi_label | score, "classes": names in order}.
-      layout_status: "verified" when the layout is known from the data itself, else "assumed".
-      split_tiers: split name -> who defined it: official, community, paper-release or ours.
+      layout_status: as `About.layout`.
+      splits: split name -> {"tier": who defined it: official, community, paper-release or ours;
+        "val_is_test", "leaky", "fold": True where they are so; see data_prep/manifest.py}.
     """
 
     videos: list[Video]
     refused: list[Refused] = field(default_factory=list)
     tasks: dict[str, dict] = field(default_factory=dict)
     layout_status: str = "verified"
-    split_tiers: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, dict] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -190,12 +219,12 @@ def cached_by_file(function):
     """Remember the last few results of `function(path, ...)` until the file changes."""
 
     @functools.lru_cache(maxsize=4)
-    def remembered(path: Path, stamp: tuple, *arguments):
-        return function(path, *arguments)
+    def remembered(path: Path, stamp: tuple, *arguments, **options):
+        return function(path, *arguments, **options)
 
     @functools.wraps(function)
-    def call(path: Path, *arguments):
+    def call(path: Path, *arguments, **options):
         status = os.stat(path)
-        return remembered(path, (status.st_size, status.st_mtime_ns), *arguments)
+        return remembered(path, (status.st_size, status.st_mtime_ns), *arguments, **options)
 
     return call

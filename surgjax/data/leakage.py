@@ -91,11 +91,11 @@ def _without(
 def _held_out_cases(stores: list[Store], columns: list[str] | None = None) -> pa.Array:
     """Cases with any split value but train or null: an unknown name may well mean a test set.
 
-    `columns` are the splits looked at; None for all.
+    `columns` are the splits looked at; None for all but folds, which would leave nothing.
     """
     found = []
     for store in stores:
-        for name in store.split_columns if columns is None else columns:
+        for name in store.held_out_columns if columns is None else columns:
             held = pc.fill_null(pc.not_equal(store.column(name), "train"), False)
             found.append(pc.unique(store.column("case").filter(held)))
     return _union(found)

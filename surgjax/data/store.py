@@ -135,6 +135,17 @@ class Store:
     def split_columns(self) -> list[str]:
         return [name for name in self._schema.names if name.startswith("split_")]
 
+    @property
+    def held_out_columns(self) -> list[str]:
+        """Splits whose validation and test cases pretraining leaves out: all but folds."""
+        folds = {
+            f"split_{name}"
+            for source in self.meta.get("sources", ())
+            for name, about in source.get("splits", {}).items()
+            if "fold" in about
+        }
+        return [name for name in self.split_columns if name not in folds]
+
     def column(self, name: str) -> pa.Array:
         """One column of videos.parquet in Arrow form."""
         if name == "video_id":

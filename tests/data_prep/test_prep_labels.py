@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import small_videos as make
 
-from data_prep import renew, sources
-from data_prep.sources import cholec80
+from data_prep import manifest, renew, sources
 from surgjax.errors import UserError
 
 
@@ -137,6 +136,8 @@ def test_missing_videos_and_labels_are_warnings(tmp_path, capsys):
     splits = {k: v for k, v in table["video50"].items() if k.startswith("split_")}
     assert splits == {
         "split_official": "test",
+        "split_strict": "test",
+        "split_surgrec_release": "test",
         "split_surgvista": "test",
         "split_surgvlp_zero_shot": "test",
         "split_tecno": "test",
@@ -146,21 +147,24 @@ def test_missing_videos_and_labels_are_warnings(tmp_path, capsys):
 
 
 def test_split_manifest():
-    manifest = cholec80.read_manifest("cholec80")
+    splits = manifest.read("cholec80")
     count = {
         name: tuple(list(parts.values()).count(part) for part in ("train", "val", "test"))
-        for name, parts in manifest["splits"].items()
+        for name, parts in splits.splits.items()
     }
     assert count == {
         "official": (40, 0, 40),
+        "strict": (40, 0, 40),
+        "surgrec_release": (40, 0, 40),
         "tmrnet": (32, 8, 40),
         "tecno": (40, 8, 32),
         "surgvista": (40, 0, 35),
         "surgvlp_zero_shot": (0, 0, 32),
     }
     left_out = {"video73", "video77", "video78", "video79", "video80"}
-    assert not left_out & manifest["splits"]["surgvista"].keys()
-    assert len(manifest["videos"]) == 80 and manifest["tiers"]["tmrnet"] == "community"
+    assert not left_out & splits.splits["surgvista"].keys()
+    assert len(splits.names) == 80 and splits.about["tmrnet"] == {"tier": "community"}
+    assert splits.about["surgrec_release"] == {"tier": "paper-release", "val_is_test": True}
 
 
 def test_synthetic_corpus(corpus, store):
@@ -168,7 +172,7 @@ def test_synthetic_corpus(corpus, store):
     lines = (corpus / "phase_annotations" / "video02-phase.txt").read_text().splitlines()
     phases = [line.split() for line in lines[1:]]
     stored = [row for row in make.rows(store, "labels/phase") if row["video_id"] == "video02"]
-    names = sources.load("synthetic").LAYOUT.phases
+    names = sources.load("synthetic").ABOUT.tasks["phase"]["classes"]
     assert [names[row["label"]] for row in stored] == [phase for _, phase in phases]
     with (corpus / "splits.csv").open() as file:
         wanted = {row["video"]: row["split"] for row in csv.DictReader(file)}

@@ -112,7 +112,7 @@ def test_check_describes_a_data_set(cholec, capsys, monkeypatch):
     (cholec / "tool_annotations" / "video41-tool.txt").unlink()
     assert main(["check", "--root", str(cholec)]) == 0
     out = capsys.readouterr().out
-    assert "cholec80, layout verified" in out and "2 videos, 0.00 hours" in out
+    assert "cholec80, layout from-code" in out and "2 videos, 0.00 hours" in out
     assert "split tecno (community): train 1, val 1" in out
     assert "about 6 frames" in out and "78 of 80 official videos are missing" in out
     assert "1 of 2 videos have no tool file: video41" in out

@@ -1,0 +1,256 @@
+"""Label files of public datasets, and what they say of stored frames.
+
+Most are tables with a row a frame. `Rows` holds one by frame number, counted from 0 whatever the
+file counts from; `of_frames` gives stored frames their rows; `check_length` compares file and
+video.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.sources import LabelTable, Times, Video, cached_by_file
+from data_prep.video import list_images
+from surgjax.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labels by frame.
+
+    Attributes:
+      frame: (n,) int64, increasing, counted from 0.
+      label: (n,) int32; or
+      values: (n, classes) float32.
+      step: frames from one row to the next.
+      line: of the first row in its file.
+    """
+
+    frame: np.ndarray
+    label: np.ndarray | None = None
+    values: np.ndarray | None = None
+    step: int = 1
+    line: int = 1
+
+
+def read_table(path: Path, *, header: bool) -> list[list[str]]:
+    """Values of each line, the header's first; tab, semicolon, comma or blanks between them.
+
+    Raises:
+      UserError: not UTF-8 text, or empty where a header is expected.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{named(path)}: not UTF-8 text; expected a table of labels") from error
+    if header and not lines:
+        raise UserError(f"{named(path)}: the file is empty; expected a header and rows")
+    mark = next((mark for mark in "\t;," if lines and mark in lines[0]), None)
+    if mark is None:
+        return [line.split() for line in lines]
+    return [[value.strip() for value in row] for row in csv.reader(lines, delimiter=mark)]
+
+
+@cached_by_file
+def read_classes(
+    path: Path,
+    classes: tuple[str, ...],
+    header: tuple[str, ...] | None = None,
+    first_frame: int = 0,
+    first_class: int | None = None,
+    step: int = 1,
+    what: str = "class",
+) -> Rows:
+    """A table of frame number and class.
+
+    Args:
+      header: names of its two columns; None for a file that starts with a row.
+      first_frame: number of the first frame.
+      first_class: number of the first class; None where classes go by their names.
+      step: frames from one row to the next.
+
+    Raises:
+      UserError: another header, a row out of order, an unknown class; names file and line.
+    """
+    table = read_table(path, header=header is not None)
+    if header is not None and tuple(table[0]) != header:
+        raise UserError(f"{where(path, 1)}: header is {table[0]}; expected {' and '.join(header)}")
+    line = 1 if header is None else 2
+    rows = table[line - 1 :]
+    label = np.empty(len(rows), np.int32)
+    for i, row in enumerate(rows):
+        expected = i * step + first_frame
+        if len(row) != 2 or not row[0].isdecimal() or int(row[0]) != expected:
+            raise UserError(
+                f"{where(path, i + line)}: {row}; expected frame {expected} and one {what}"
+            )
+        label[i] = class_number(row[1], classes, where(path, i + line), first_class, what)
+    return Rows(np.arange(len(rows)) * step, label=label, step=step, line=line)
+
+
+@cached_by_file
+def read_presence(
+    path: Path,
+    classes: tuple[str, ...],
+    header: str | None = None,
+    first_frame: int = 0,
+    step: int = 1,
+    what: str = "class",
+) -> Rows:
+    """A table of frame number and one 0/1 column a class.
+
+    Args:
+      header: name of the first column, the others being the classes in any order; None for a file
+        without header, whose columns are the classes in order.
+
+    Raises:
+      UserError: other columns, a row out of order, another value than 0 or 1.
+    """
+    table = read_table(path, header=header is not None)
+    columns, line = list(range(1, len(classes) + 1)), 1
+    if header is not None:
+        names, line = table[0], 2
+        for name in names[1:]:
+            if name not in classes:
+                raise UserError(
+                    f"{where(path, 1)}: unknown {what} {name!r}{nearest(name, classes)}; "
+                    f"known: {', '.join(classes)}"
+                )
+        if names[:1] != [header] or sorted(names[1:]) != sorted(classes):
+            raise UserError(
+                f"{where(path, 1)}: header is {names}; expected {header}, {', '.join(classes)}"
+            )
+        columns = [names.index(name) for name in classes]
+    rows = table[line - 1 :]
+    values = np.empty((len(rows), len(classes)), np.float32)
+    for i, row in enumerate(rows):
+        expected = i * step + first_frame
+        if (
+            len(row) != len(classes) + 1
+            or not row[0].isdecimal()
+            or int(row[0]) != expected
+            or not set(row[1:]) <= {"0", "1"}
+        ):
+            raise UserError(
+                f"{where(path, i + line)}: {row}; expected frame {expected} and {len(classes)} "
+                f"values 0 or 1"
+            )
+        values[i] = [row[column] == "1" for column in columns]
+    return Rows(np.arange(len(rows)) * step, values=values, step=step, line=line)
+
+
+def class_number(
+    value: str, classes: Sequence[str], at: str, first: int | None = None, what: str = "class"
+) -> int:
+    """Position of a class, given by its name or by its number from `first`. Raises UserError."""
+    if first is None:
+        if value not in classes:
+            raise UserError(
+                f"{at}: unknown {what} {value!r}{nearest(value, classes)}; "
+                f"known: {', '.join(classes)}"
+            )
+        return classes.index(value)
+    last = first + len(classes) - 1
+    if not value.isdecimal() or not first <= int(value) <= last:
+        raise UserError(f"{at}: {what} is {value!r}; expected a number from {first} to {last}")
+    return int(value) - first
+
+
+def of_frames(
+    rows: Rows, times: Times, number: np.ndarray | None = None, held: bool = False
+) -> LabelTable:
+    """Labels of the stored frames that have a row.
+
+    Args:
+      number: (n,) numbers of the stored frames in the file's count from 0; None: `times.index`.
+      held: a row stands for the frames up to the next one, not for its own frame alone.
+    """
+    number = times.index if number is None else number
+    at = np.searchsorted(rows.frame, number, "right") - 1
+    after = number - rows.frame[np.maximum(at, 0)] if len(rows.frame) else number
+    some = (at >= 0) & (after < (rows.step if held else 1))
+    pick = lambda column: None if column is None else column[at[some]]  # noqa: E731
+    return LabelTable(times.t_ms[some], pick(rows.label), pick(rows.values))
+
+
+def of_spans(
+    spans: Sequence[tuple[float, float, int]], times: Times, position: np.ndarray | None = None
+) -> LabelTable:
+    """Classes of the stored frames within spans (start, end, class), the end not included.
+
+    Args:
+      position: (n,) of each stored frame in the unit of the spans; None: milliseconds. Where spans
+        overlap, the later in the list counts.
+    """
+    position = times.t_ms if position is None else position
+    label = np.full(len(position), -1, np.int32)
+    for start, end, number in spans:
+        label[(position >= start) & (position < end)] = number
+    some = label >= 0
+    return LabelTable(times.t_ms[some], label[some])
+
+
+def of_video(times: Times, *, label: int | None = None, values=None) -> LabelTable:
+    """The same label, or values, for every stored frame."""
+    n = len(times.t_ms)
+    if label is not None:
+        return LabelTable(times.t_ms, np.full(n, label, np.int32))
+    return LabelTable(times.t_ms, None, np.tile(np.asarray(values, np.float32), (n, 1)))
+
+
+def file_numbers(video: Video, times: Times) -> np.ndarray:
+    """(n,) numbers in the file names of a folder's stored frames; a file's frame numbers."""
+    if video.frames_fps is None:
+        return times.index
+    images = list_images(video.path, video.frames_prefix)
+    number = {position: int(_last_number(file.stem)) for position, file in images}
+    return np.array([number[int(i)] for i in times.index], np.int64)
+
+
+def check_length(
+    path: Path, root: Path, rows: Rows, frames: float, fps: float, ratio: float = 1.0
+) -> list[str]:
+    """A warning about a label file up to a second shorter or longer than its recording.
+
+    Args:
+      frames: of the recording.
+      fps: frames of the label file's count in a second.
+      ratio: frames of the label file's count for one of the recording, for folders of frames.
+
+    Raises:
+      UserError: more than a second; names the first row.
+    """
+    last = round(frames * ratio)  # one past the last label row the recording can have
+    first = last - round(ratio) + 1  # a folder of frames ends somewhere within its last second
+    least, most = -(-first // rows.step), -(-last // rows.step)
+    count = len(rows.frame)
+    odd = min(0, count - least) or max(0, count - most)
+    if abs(odd) * rows.step > fps:
+        row = min(count, most)
+        word = "missing" if odd < 0 else "past the end"
+        raise UserError(
+            f"{path.relative_to(root)}: {count} rows, but the recording of {frames:.0f} frames "
+            f"needs {most}; row {row} (line {row + rows.line}) is the first {word}. Up to a second "
+            f"is tolerated; get label file and video of the same release, or remove one of them"
+        )
+    if not odd:
+        return []
+    word = "short" if odd < 0 else "long"
+    return [f"{path.relative_to(root)}: {abs(odd)} rows too {word} ({count} of {most})"]
+
+
+def where(path: Path, line: int) -> str:
+    """File and line, for a message."""
+    return f"{named(path)}, line {line}"
+
+
+def named(path: Path) -> str:
+    """A file with its folder, which often tells the split or the task."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _last_number(stem: str) -> str:
+    return "".join(c if c.isdigit() else " " for c in stem).split()[-1]
