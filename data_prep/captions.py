@@ -7,8 +7,10 @@ caption_id is the row's place in the file, raw_text is the text, and surgical an
 1; where these two columns are given, an empty value is 0.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 
@@ -23,19 +25,26 @@ FILE, TABLE = "captions.csv", "captions.parquet"
 MAX_TEXT = 10_000  # characters
 SLACK_MS = 1_000  # a transcript may end a little after the pictures
 TRUE, FALSE = ("1", "true", "True"), ("0", "false", "False", "")
+Reader = Callable[[Mapping[str, float | None]], list[dict]]  # lengths of the videos -> rows
 
 
-def find(root: Path, given: Path | None) -> Path | None:
-    """The file with the captions of the videos below `root`: `given`, or the one beside them.
+def reader(source: ModuleType, root: Path, given: Path | None) -> Reader | None:
+    """Reads the captions of the videos below `root`; None where there are none.
+
+    They are in the file `given`, else in captions.csv beside the videos, else where the source
+    knows them: `captions(root, ends)`.
 
     Raises:
       UserError: `given` is no file.
     """
-    if given is None:
-        return root / FILE if (root / FILE).is_file() else None
-    if not given.is_file():
+    if given is not None and not given.is_file():
         raise UserError(f"--captions {given} is no file; expected a csv file with captions")
-    return given
+    file = given or root / FILE
+    if file.is_file():
+        return functools.partial(read, file)
+    if hasattr(source, "captions"):
+        return functools.partial(source.captions, root)
+    return None
 
 
 def ends_by_header(
@@ -60,9 +69,19 @@ def ends_in_store(store: Store) -> dict[str, float | None]:
 
 
 def read(path: Path, ends: Mapping[str, float | None]) -> list[dict]:
-    """Rows of CAPTION_COLUMNS in the order of the file.
+    """Rows of CAPTION_COLUMNS in the order of a csv file; `ends` and errors as of `checked`."""
+    required = ["video_id", "start_ms", "end_ms", "level", "text"]
+    optional = ("caption_id", "raw_text", "surgical", "descriptive")
+    return checked(read_rows(path, required, optional), ends)
+
+
+def checked(
+    given: Iterable[tuple[str, dict[str, str]]], ends: Mapping[str, float | None]
+) -> list[dict]:
+    """Rows of CAPTION_COLUMNS.
 
     Args:
+      given: where a row stands, and its values as the file has them.
       ends: length in milliseconds of every video there is; None where it cannot be known.
 
     Raises:
@@ -70,9 +89,7 @@ def read(path: Path, ends: Mapping[str, float | None]) -> list[dict]:
         before it starts or lies outside its video, an id that is there twice.
     """
     rows, ids = [], {}
-    required = ["video_id", "start_ms", "end_ms", "level", "text"]
-    optional = ("caption_id", "raw_text", "surgical", "descriptive")
-    for where, row in read_rows(path, required, optional):
+    for where, row in given:
         row |= tables.span(row, where, ends)
         end = ends[row["video_id"]]
         if end is not None and (row["start_ms"] >= end or row["end_ms"] > end + SLACK_MS):

@@ -6,6 +6,7 @@ under the folder with every digit as #, to send to the developers when a layout 
 """
 
 import argparse
+import functools
 import os
 import random
 import re
@@ -64,7 +65,7 @@ def main(args: argparse.Namespace) -> int:
     good = {video: header for video, header in headers.items() if isinstance(header, Header)}
     odd = list(found.warnings)
     _check_labels(source, args.root, found, good, odd, damage)
-    _check_spans(args, found, headers, damage)
+    _check_spans(source, args, found, headers, damage)
 
     evidence = source.ABOUT.evidence if hasattr(source, "ABOUT") else ""
     print(
@@ -148,14 +149,16 @@ def _check_labels(source, root: Path, found: Found, good, odd: list, damage: lis
             damage.append(str(error))
 
 
-def _check_spans(args: argparse.Namespace, found: Found, headers, damage: list) -> None:
-    file, clips = captions.find(args.root, args.captions), args.root / "clips.csv"
+def _check_spans(source, args: argparse.Namespace, found: Found, headers, damage: list) -> None:
+    clips = args.root / "clips.csv"
     by_id = [(video.video_id, header) for video, header in headers.items()]
     ends = captions.ends_by_header(found, by_id)
-    for path, read in ((file, captions.read), (clips, tables.clips)):
-        if path is not None and path.is_file():
+    readers = {"captions": captions.reader(source, args.root, args.captions)}
+    readers["clips"] = functools.partial(tables.clips, clips) if clips.is_file() else None
+    for what, read in readers.items():
+        if read is not None:
             try:
-                print(f"  {path.name}: {len(read(path, ends)):,} rows")
+                print(f"  {what}: {len(read(ends)):,} rows")
             except UserError as error:
                 damage.append(str(error))
 

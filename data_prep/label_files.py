@@ -6,6 +6,7 @@ video.
 """
 
 import csv
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,32 @@ def read_presence(
             )
         values[i] = [row[column] == "1" for column in columns]
     return Rows(np.arange(len(rows)) * step, values=values, step=step, line=line)
+
+
+class _Plain(pickle.Unpickler):
+    """Builds containers, numbers, strings and numpy arrays; a pickle can ask for nothing else."""
+
+    ALLOWED = {("numpy", "dtype"), ("numpy", "ndarray"), ("collections", "OrderedDict")} | {
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("scalar", "_reconstruct")
+    }
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_pickle(path: Path):
+    """What a pickled label file holds. Raises UserError for damage and other than plain data."""
+    try:
+        with path.open("rb") as file:
+            return _Plain(file).load()
+    except Exception as error:  # a pickle can fail in any way
+        raise UserError(
+            f"{named(path)}: no pickle of plain data ({error}); expected the label file as published"
+        ) from error
 
 
 def class_number(

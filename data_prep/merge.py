@@ -26,13 +26,18 @@ FLAGS = ["damaged", "dark", "interlaced", "small", "variable_rate"]
 
 
 def merge(
-    plan: Plan, root: Path, out: Path, source, found: Found, captioned: Path | None = None
+    plan: Plan,
+    root: Path,
+    out: Path,
+    source: ModuleType,
+    found: Found,
+    captioned: captions.Reader | None = None,
 ) -> dict:
     """Name the shards, write the tables and store.json; returns store.json.
 
     Args:
       source: the source module, for the labels.
-      captioned: the csv file with the captions.
+      captioned: reads the captions.
     Raises:
       UserError: no video could be read (quarantine.parquet says why), or labels or captions do
         not fit.
@@ -47,7 +52,7 @@ def merge(
     for video in stored:
         source.check_labels(root, by_id[video["video_id"]], video["decoded"])
     ends = captions.ends_by_header(found, ()) | {v["video_id"]: v["end_ms"] for v in stored}
-    rows_of_captions = captions.read(captioned, ends) if captioned else []
+    rows_of_captions = captioned(ends) if captioned else []
 
     shards = _name_shards(out, parts)
     rows = _video_rows(parts, by_id, plan.settings.frames_per_record)

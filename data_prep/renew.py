@@ -22,12 +22,12 @@ VIDEOS, CLIPS = "videos.parquet", "clips.parquet"
 
 
 def renew(
-    out: Path, root: Path, source_name: str, found: Found, captioned: Path | None
+    out: Path, root: Path, source_name: str, found: Found, captioned: captions.Reader | None
 ) -> list[str]:
     """Bring a store up to date; returns what has changed.
 
     Args:
-      captioned: the csv file with the captions. Without it they stay as they are, as labels,
+      captioned: reads the captions. Without it they stay as they are, as labels,
         splits and clips do without theirs.
 
     Raises:
@@ -44,7 +44,7 @@ def renew(
         )
     meta = json.loads(about.read_text(encoding="utf-8"))
     before = json.dumps(meta)
-    rows = captions.read(captioned, captions.ends_in_store(store)) if captioned else []
+    rows = captioned(captions.ends_in_store(store)) if captioned else []
     rows = [row for row in rows if row["video_id"] in stored]
     spans = tables.clips(root / "clips.csv", known) if (root / "clips.csv").is_file() else []
     done = {

@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> int:
 def _prepare(args, root, out, settings, name, about, source, found) -> int:
     store_name = f"{found.videos[0].dataset if found.videos else name}-{settings.fps}"
     store_name += "" if settings.fps == "native" else "fps"
-    captioned = captions.find(root, args.captions)
+    captioned = captions.reader(source, root, args.captions)
     if (out / "store.json").exists():
         return _already_there(out, root, settings, name, about, found, captioned)
     if (out / PLAN).exists():
@@ -214,7 +214,7 @@ def _already_there(
     name: str,
     about: dict,
     found: sources.Found,
-    captioned: Path | None,
+    captioned: captions.Reader | None,
 ) -> int:
     try:
         store = json.loads((out / "store.json").read_text(encoding="utf-8"))
@@ -287,7 +287,7 @@ def _check_labels(
     root: Path,
     found: sources.Found,
     headers: list[Header | Unreadable],
-    captioned: Path | None,
+    captioned: captions.Reader | None,
 ) -> None:
     for video, header in zip(found.videos, headers, strict=True):
         if isinstance(header, Header):
@@ -297,7 +297,7 @@ def _check_labels(
     if (root / "clips.csv").exists():
         tables.clips(root / "clips.csv", set(ids))
     if captioned is not None:
-        captions.read(captioned, captions.ends_by_header(found, zip(ids, headers, strict=True)))
+        captioned(captions.ends_by_header(found, zip(ids, headers, strict=True)))
 
 
 def _check_space(plan: Plan, out: Path) -> None:

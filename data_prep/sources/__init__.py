@@ -7,6 +7,7 @@ A source module offers
     labels(root, video, times) -> {task: LabelTable}  the labels of stored frames
     check_labels(root, video, frames) -> [warning]    whether the label files fit the video
     recognises(root) -> bool                          whether a root has this layout
+    captions(root, ends) -> rows                      only where it has some; see captions.checked
 
 `overrides` are what a user may say about the videos: domain, procedure, anatomy, licence. What
 sources share is in data_prep/recordings.py, label_files.py and manifest.py (splits).
