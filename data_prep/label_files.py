@@ -165,7 +165,7 @@ def read_pickle(path: Path):
             return _Plain(file).load()
     except Exception as error:  # a pickle can fail in any way
         raise UserError(
-            f"{named(path)}: no pickle of plain data ({error}); expected the label file as published"
+            f"{named(path)}: no pickle of plain data ({error}); expected the published label file"
         ) from error
 
 
