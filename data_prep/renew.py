@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep import captions, sources, tables
+from data_prep import captions, recordings, sources, tables
 from data_prep.merge import FLAGS, write_labels
 from data_prep.sources import Found, Times
 from surgjax.data.record import VIDEO_COLUMNS
@@ -61,10 +61,18 @@ def renew(
 def _renew_videos(out: Path, meta: dict, found: Found) -> bool:
     """Cases and splits of videos.parquet; whether it had others."""
     splits = sorted({name for video in found.videos for name in video.splits})
-    if not splits:  # splits.csv is gone: cases held out so far stay so
-        return False
     by_id = {video.video_id: video for video in found.videos}
     old = pq.read_table(out / VIDEOS).to_pylist()
+    divided = {row["video_id"] for row in old if any(row.get(f"split_{name}") for name in splits)}
+    is_ours = all(about["tier"] == "ours" for about in found.splits.values())
+    if not splits or is_ours and divided:  # no splits.csv: cases held out so far stay so
+        wanted = {row["video_id"] for row in old if by_id[row["video_id"]].splits}
+        if left := sorted(wanted - divided):
+            print(
+                f"warning: {len(left)} labelled videos ({recordings.some(left)}) are in no part of "
+                f"the split in {out}; write splits.csv (video,split,case) to give them one"
+            )
+        return False
     kept = [*VIDEO_COLUMNS, *(f"qc_{flag}" for flag in FLAGS)]
     rows = []
     for row in old:

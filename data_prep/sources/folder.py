@@ -7,7 +7,8 @@ Optional files beside them, in the root:
                   and perhaps a column `task` (default "label"); `video` is the path below the root,
                   with or without its suffix
     splits.csv    video,split and perhaps case: the part of each labelled video, train, val or test;
-                  videos of one patient name the same case and are in one part
+                  videos of one patient name the same case and are in one part. Without it labelled
+                  videos are divided 7:2:1
     captions.csv  video_id,start_ms,end_ms,level,text and more, see data_prep/captions.py
     clips.csv     video_id,start_ms,end_ms and perhaps label,weight
 """
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import manifest
 from data_prep.sources import (
+    PARTS,
     Found,
     LabelTable,
     Refused,
@@ -73,27 +76,38 @@ def find(
             if rows.setdefault(of_video(name, row["where"]), row) is not row:
                 raise UserError(f"{row['where']}: {name!r} is named above too; expected one row")
         _check_cases(rows)
-    videos = [
-        Video(
-            name,
-            path,
-            case=f"{dataset}/{rows.get(name, {}).get('case') or name}",
-            splits={"official": rows[name]["split"]} if name in rows else {},
-            frames_fps=frames_fps if path.is_dir() else None,
-            **about,
-        )
-        for name, path in named
-    ]
-    tasks = {}
+    parts, tasks, warnings = {name: row["split"] for name, row in rows.items()}, {}, []
     if (root / "labels.csv").exists():
         labels = _read_labels(root / "labels.csv")
         tasks = {
             task: {"kind": "one_of_n", "classes": classes}
             for task, classes in sorted(labels.classes.items())
         }
-        for name, where in labels.first_row.items():
-            of_video(name, where)
-    return Found(videos, refused, tasks)
+        shown = {
+            of_video(name, where): labels.shown[name] for name, where in labels.first_row.items()
+        }
+        if not rows:
+            parts = manifest.divide(shown)
+            count = Counter(parts.values())
+            warnings.append(
+                "labels.csv without splits.csv: labelled videos are divided into "
+                + ", ".join(f"{count[part]} {part}" for part in PARTS)
+                + "; write splits.csv (video,split,case) to choose, above all where several videos "
+                "show one patient"
+            )
+    videos = [
+        Video(
+            name,
+            path,
+            case=f"{dataset}/{rows.get(name, {}).get('case') or name}",
+            splits={"official": parts[name]} if name in parts else {},
+            frames_fps=frames_fps if path.is_dir() else None,
+            **about,
+        )
+        for name, path in named
+    ]
+    splits = {"official": {"tier": "official" if rows else "ours"}} if parts else {}
+    return Found(videos, refused, tasks, splits=splits, warnings=warnings)
 
 
 def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
@@ -216,10 +230,11 @@ def _check_cases(rows: dict[str, dict[str, str]]) -> None:
 
 
 class _Labels:
-    """labels.csv in memory: rows by (video, task), classes by task, first row of each video."""
+    """labels.csv in memory: rows by (video, task), classes by task; of each video the first row
+    and the labels it shows, sorted."""
 
     def __init__(self):
-        self.of, self.classes, self.first_row = {}, {}, {}
+        self.of, self.classes, self.first_row, self.shown = {}, {}, {}, {}
 
 
 @cached_by_file
@@ -241,5 +256,7 @@ def _read_labels(path: Path) -> _Labels:
         result.of.setdefault((row["video"], task), []).append((where, start, end, row["label"]))
         result.classes.setdefault(task, set()).add(row["label"])
         result.first_row.setdefault(row["video"], where)
+        result.shown.setdefault(row["video"], set()).add((task, row["label"]))
     result.classes = {task: sorted(names) for task, names in result.classes.items()}
+    result.shown = {video: sorted(labels) for video, labels in result.shown.items()}
     return result

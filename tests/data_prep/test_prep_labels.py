@@ -224,6 +224,26 @@ def test_splits_csv_and_cases(own, tmp_path):
     assert [rows[name]["case"] for name in ("x/a", "b")] == ["own/p1", "own/p2"]
 
 
+def test_labels_without_splits_are_divided_and_stay_so(own, tmp_path, capsys):
+    for i in range(9):
+        make.write_video(own / f"{i}.mp4", 10)
+    rows = [f"{i},0,1,{'cut' if i % 2 else 'sew'}\n" for i in range(9)]
+    write(own / "labels.csv", "video,start,end,label\nx/a,0,1,cut\n" + "".join(rows))
+    make.shards(own, tmp_path / "s")
+    assert "divided into 7 train, 2 val, 1 test; write splits.csv" in capsys.readouterr().out
+    parts = {row["video_id"]: row["split_official"] for row in make.rows(tmp_path / "s", "videos")}
+    assert sorted(filter(None, parts.values())) == ["test"] + ["train"] * 7 + ["val"] * 2
+    assert parts["b"] is None  # has no label
+    about = json.loads((tmp_path / "s" / "store.json").read_text())
+    assert about["sources"][0]["splits"] == {"official": {"tier": "ours"}}
+
+    write(own / "labels.csv", "video,start,end,label\nb,0,1,cut\n" + "".join(rows))
+    make.shards(own, tmp_path / "s")
+    assert "1 labelled videos (b) are in no part of the split" in capsys.readouterr().out
+    again = {row["video_id"]: row["split_official"] for row in make.rows(tmp_path / "s", "videos")}
+    assert again == parts
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
