@@ -6,9 +6,11 @@ import sys
 
 VERBS = {
     "synthesize": "render a labelled corpus to try everything on",
+    "datasets": "public datasets that are read as they were downloaded",
     "check": "what is under a folder, what is odd, what a store of it would take",
     "shards": "write a store from videos",
     "inspect": "pictures and counts of a store",
+    "overlap": "operations that are in several stores, by their pictures",
     "verify": "digests and decode check of a store",
 }
 

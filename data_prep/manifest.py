@@ -57,11 +57,11 @@ def read(dataset: str) -> Manifest:
     data = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {"splits": {}}
     splits, about = {}, {}
     for name, split in data["splits"].items():
-        splits[name] = {one: part for part in PARTS for one in _names(split.get(part, ""))}
+        splits[name] = {one: part for part in PARTS for one in expand(split.get(part, ""))}
         about[name] = {"tier": split["source_tier"]}
         about[name] |= {flag: True for flag in FLAGS if split.get(flag)}
     digests = {name: split["sha256"] for name, split in data["splits"].items()}
-    return Manifest(frozenset(_names(data.get("videos", ""))), splits, about, digests)
+    return Manifest(frozenset(expand(data.get("videos", ""))), splits, about, digests)
 
 
 def digest(parts: Mapping[str, str]) -> str:
@@ -90,7 +90,8 @@ def divide(cases: Mapping[str, Hashable], seed: int = 0) -> dict[str, str]:
     return parts | dict.fromkeys(left, "train")
 
 
-def _names(text: str) -> Iterator[str]:
+def expand(text: str) -> Iterator[str]:
+    """The names in a text: `a01-03 b` is a01 a02 a03 b."""
     for word in str(text).split():
         span = re.fullmatch(r"(.*?)(\d+)-(\d+)", word)
         if span is None:

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from data_prep import captions, tables
+from data_prep import captions, shared_cases, tables
 from data_prep.plan import PARTS, PLAN, Plan
 from data_prep.sources import Found, Refused, Times, Video
 from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
@@ -22,6 +22,7 @@ from surgjax.errors import UserError
 from surgjax.files import write_whole
 
 QUARANTINE = "quarantine.parquet"
+SAME_CASES = "same_cases.parquet"
 FLAGS = ["damaged", "dark", "interlaced", "small", "variable_rate"]
 
 
@@ -65,6 +66,9 @@ def merge(
     if (root / "clips.csv").exists() and (spans := tables.clips(root / "clips.csv", ids)):
         tables.write_clips(out / "clips.parquet", spans)
         names.append("clips.parquet")
+    if same := shared_cases.rows({row["case"] for row in rows}):
+        tables.write_same_cases(out / SAME_CASES, same)
+        names.append(SAME_CASES)
     names += _write_tfds(out, shards)
 
     datasets = sorted({row["dataset"] for row in rows})

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_prep import captions, sources, tables
+from data_prep import captions, shared_cases, sources, tables
 from data_prep.merge import QUARANTINE, clean, merge, quarantine_only
 from data_prep.parts import disk_full_message, is_disk_full, run_parts, tasks
 from data_prep.plan import (
@@ -147,6 +147,8 @@ def _prepare(args, root, out, settings, name, about, source, found) -> int:
     )
     if counts["quarantined"]:
         print(f"warning: {counts['quarantined']} could not be used; see {out / QUARANTINE}")
+    for warning in shared_cases.warnings(found.videos[0].dataset):
+        print(f"note: {warning}")
     print(f"next: python -m data_prep inspect {out}")
     return 0
 

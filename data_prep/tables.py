@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources import LabelTable, Refused, number, read_rows
-from surgjax.data.record import CAPTION_COLUMNS, VIDEO_COLUMNS
+from surgjax.data.record import CAPTION_COLUMNS, SAME_CASE_COLUMNS, VIDEO_COLUMNS
 from surgjax.errors import UserError, nearest
 from surgjax.files import whole
 
@@ -106,6 +106,12 @@ def write_clips(path: Path, rows: list[dict]) -> None:
 def write_captions(path: Path, rows: list[dict]) -> None:
     """captions.parquet, in the order of the csv file."""
     columns = {name: pa.type_for_alias(kind) for name, kind in CAPTION_COLUMNS.items()}
+    _write(path, rows, pa.schema(columns))
+
+
+def write_same_cases(path: Path, rows: list[dict]) -> None:
+    """same_cases.parquet."""
+    columns = {name: pa.type_for_alias(kind) for name, kind in SAME_CASE_COLUMNS.items()}
     _write(path, rows, pa.schema(columns))
 
 

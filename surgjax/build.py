@@ -85,7 +85,7 @@ def open_data(cfg: ConfigDict) -> Data:
             repeats=data.repeats,
         )
     elif objective.samples == "captioned":
-        masks, leakage = usable_videos(stores)
+        masks, leakage = usable_videos(stores, data.drop_held_out)
         options = Captions(**to_dict(data.captions))
         words = open_words(to_dict(cfg.objective), lambda: training_texts(stores, masks, options))
         plan = CaptionedPlan(
@@ -96,7 +96,7 @@ def open_data(cfg: ConfigDict) -> Data:
         log.info("training on %s", plan.report)
         return Data(stores, clip, augment, plan, leakage, words)
     else:
-        masks, leakage = usable_videos(stores)
+        masks, leakage = usable_videos(stores, data.drop_held_out)
         plan = Plan(
             *(stores, masks, clip, cfg.batch_size, cfg.seed, data.weights),
             clips_per_window=data.clips_per_window,
@@ -371,8 +371,8 @@ def describe(
     licences: dict[str, str] = {}
     for store in data.stores:
         licences |= store.meta["licences"]
-    cases = data.leakage["cases"]
-    datasets = sorted({case.split("/")[0] for case in cases})
+    cases = data.leakage["names"]
+    datasets = sorted({case.split("/")[0] for case in data.leakage["cases"]})
     before = [about for about in (init_from, teacher) if about]
     known = all(about["used_cases"] is not None for about in before)
     seen = [name for about in before for name in about["pretrained_on"]]

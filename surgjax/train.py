@@ -234,3 +234,5 @@ def _print_leakage(report: dict[str, Any]) -> None:
         report["dropped"],
         "; ".join(f"{name}: {counts}" for name, counts in report["splits"].items()) or "no splits",
     )
+    if others := len(report["names"]) - len(report["cases"]):
+        log.info("%d names of these cases in other datasets count as seen too", others)

@@ -1,8 +1,11 @@
 """Held-out cases never reach pretraining (contract 8 of DESIGN.md).
 
 A case that is validation or test in any split of any of the given stores is dropped from all of
-them: Cholec80 frames at 1 fps in one store and at 25 fps in another are the same patients.
+them: Cholec80 frames at 1 fps in one store and at 25 fps in another are the same patients. So is
+one that a store knows under another dataset's name, if it is held out there.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -41,32 +44,57 @@ def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], 
         pc.fill_null(pc.equal(store.column(column), "train"), False).to_numpy(zero_copy_only=False)
         for store in stores
     ]
-    return _without(_held_out_cases(stores, [column]), stores, chosen)
+    held_out = _held_out_cases(stores, lambda _: [column])
+    return _without(names_of(stores, held_out), stores, chosen)
 
 
-def usable_videos(stores: list[Store]) -> tuple[list[np.ndarray], dict]:
+def usable_videos(stores: list[Store], drop_held_out: bool = True) -> tuple[list[np.ndarray], dict]:
     """Which videos pretraining may use.
+
+    Args:
+      drop_held_out: False keeps validation and test cases, as some published recipes did; tables
+        then say that the model saw them.
 
     Returns:
       One bool array (videos,) a store, and a report: {"kept", "dropped": videos over all stores,
       "splits": {column: {value: videos}}, "stores": [{"name", "kept", "dropped"}], "cases": sorted
-      ids of the cases in use, "held_out": number of cases dropped}.
+      ids of the cases in use, "names": these and their names in other datasets, "held_out": number
+      of names of held-out cases}.
 
     Raises:
       UserError: nothing of a store is left.
     """
-    return _without(_held_out_cases(stores), stores, [np.ones(len(s), bool) for s in stores])
+    everything = [np.ones(len(store), bool) for store in stores]
+    held_out = set()
+    if drop_held_out:
+        held_out = _held_out_cases(stores, lambda store: store.held_out_columns)
+        held_out |= {row["case"] for s in stores for row in s.same_cases() if row["held_out"]}
+    return _without(names_of(stores, held_out), stores, everything)
+
+
+def names_of(stores: Iterable[Store], cases: Iterable[str]) -> set[str]:
+    """These cases and all names that the stores know for them, those of names included."""
+    others: dict[str, set[str]] = {}
+    for row in (row for store in stores for row in store.same_cases()):
+        others.setdefault(row["case"], set()).add(row["same_as"])
+        others.setdefault(row["same_as"], set()).add(row["case"])
+    names, new = set(), set(cases)
+    while new:
+        names |= new
+        new = {other for name in new for other in others.get(name, ())} - names
+    return names
 
 
 def _without(
-    held_out: pa.Array, stores: list[Store], chosen: list[np.ndarray]
+    held_out: set[str], stores: list[Store], chosen: list[np.ndarray]
 ) -> tuple[list[np.ndarray], dict]:
     """The chosen videos of cases that are not held out, and the report."""
     masks, report_stores, used = [], [], []
+    dropped = pa.array(sorted(held_out), pa.string())
     for store, keep in zip(stores, chosen, strict=True):
         cases = store.column("case")
-        if len(held_out):
-            keep = keep & ~pc.is_in(cases, value_set=held_out).to_numpy(zero_copy_only=False)
+        if held_out:
+            keep = keep & ~pc.is_in(cases, value_set=dropped).to_numpy(zero_copy_only=False)
         if not keep.any():
             raise UserError(
                 f"all {len(keep)} videos of {store.path} are validation or test cases of a known "
@@ -77,28 +105,27 @@ def _without(
         report_stores.append(
             {"name": store.name, "kept": int(keep.sum()), "dropped": int((~keep).sum())}
         )
+    cases = _sorted(_union(used))
     report = {
         "kept": sum(s["kept"] for s in report_stores),
         "dropped": sum(s["dropped"] for s in report_stores),
         "splits": _count_splits(stores),
         "stores": report_stores,
-        "cases": _sorted(_union(used)),
+        "cases": cases,
+        "names": sorted(names_of(stores, cases)),
         "held_out": len(held_out),
     }
     return masks, report
 
 
-def _held_out_cases(stores: list[Store], columns: list[str] | None = None) -> pa.Array:
-    """Cases with any split value but train or null: an unknown name may well mean a test set.
-
-    `columns` are the splits looked at; None for all but folds, which would leave nothing.
-    """
+def _held_out_cases(stores: list[Store], columns_of) -> set[str]:
+    """Cases with any split value but train or null: an unknown name may well mean a test set."""
     found = []
     for store in stores:
-        for name in store.held_out_columns if columns is None else columns:
+        for name in columns_of(store):
             held = pc.fill_null(pc.not_equal(store.column(name), "train"), False)
             found.append(pc.unique(store.column("case").filter(held)))
-    return _union(found)
+    return set(_union(found).to_pylist())
 
 
 def _count_splits(stores: list[Store]) -> dict[str, dict[str, int]]:

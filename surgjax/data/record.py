@@ -9,6 +9,7 @@ A store is a folder:
     labels/<task>.parquet      one row a labelled stored frame
     captions.parquet           one row a caption (CAPTION_COLUMNS), where the source has them
     clips.parquet              where the source has them
+    same_cases.parquet         cases that are in other datasets too (SAME_CASE_COLUMNS), if any
     quarantine.parquet         what could not be read, and why
 
 A record is a tf.train.Example holding n consecutive stored frames of one video; n is
@@ -39,6 +40,15 @@ VIDEO_COLUMNS = {
     "height": "int32",
     "frames": "int64",
     "first_record": "int64",
+}
+
+# `same_as` is the same operation under another name; `held_out`: whether it is a validation or test
+# case there; `evidence`: "published", or the share of frames that `data_prep overlap` found.
+SAME_CASE_COLUMNS = {
+    "case": "string",
+    "same_as": "string",
+    "held_out": "bool",
+    "evidence": "string",
 }
 
 # Coarse: an operation or its narration; mid: a phase or step; fine: a task or action.

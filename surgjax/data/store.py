@@ -176,6 +176,12 @@ class Store:
         flat = _numbers(values.flatten()).astype(np.float32, copy=False)
         return out | {"values": flat.reshape(len(values), -1)}
 
+    def same_cases(self) -> list[dict]:
+        """Rows of same_cases.parquet (record.SAME_CASE_COLUMNS); none if there is no such table."""
+        if not (self.path / "same_cases.parquet").is_file():
+            return []
+        return self._table("same_cases.parquet").to_pylist()
+
     @property
     def has_captions(self) -> bool:
         return (self.path / "captions.parquet").is_file()

@@ -36,6 +36,7 @@ def finish(
     *,
     name: str,
     protocol: str,
+    store: Store,
     details: dict,
     out: Path,
     step: int,
@@ -46,6 +47,7 @@ def finish(
       probs: class probabilities of each model on the tested clips, the model under test first.
       train_label: labels that the majority is taken from.
       name, protocol: of the evaluation; the protocol is a line.
+      store: whose clips they are.
       details: settings to keep in metrics.json.
 
     Returns:
@@ -78,7 +80,8 @@ def finish(
         "protocol": protocol,
         "step": int(step),
         "classes": tested.classes,
-        "saw_test": model.saw(np.unique(tested.case).tolist()),
+        "saw_test": model.saw(store, tested.case),
+        "store": store.name,
         **details,
         **predictions.score(out / "predictions.parquet", tested.classes),
     }

@@ -73,7 +73,8 @@ class Evaluator:
             name="knn",
             protocol=f"leave-case-out, cosine, K = {self.neighbours}, one clip in "
             f"{self.every_s:g} s",
-            details={"store": store.name, "task": self.task, "neighbours": self.neighbours},
+            store=store,
+            details={"task": self.task, "neighbours": self.neighbours},
             out=out,
             step=step,
         )

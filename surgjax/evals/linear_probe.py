@@ -72,8 +72,8 @@ class Evaluator:
             name="linear_probe",
             protocol="logistic regression on frozen mean-pooled features, strength chosen on "
             f"validation cases, one clip in {self.every_s:g} s",
+            store=store,
             details={
-                "store": store.name,
                 "task": self.task,
                 "strengths": strengths,
                 "clips_by_part": {part: int(mask.sum()) for part, mask in parts.items()},

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from surgjax.data.leakage import names_of
 from surgjax.data.plan import ClipShape
+from surgjax.data.store import Store
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Model:
     random_space: Space | None = None
     name: str = "pretrained"
 
-    def saw(self, cases: Iterable[str]) -> str:
-        """ "yes", "no" or "unknown": whether pretraining used any of `cases`."""
+    def saw(self, store: Store, cases: Iterable[str]) -> str:
+        """ "yes", "no" or "unknown": whether pretraining used any of `cases`, under whatever name
+        the store knows for them."""
         if self.used_cases is None:
             return "unknown"
-        return "yes" if set(self.used_cases) & set(cases) else "no"
+        return "yes" if set(self.used_cases) & names_of([store], map(str, cases)) else "no"

@@ -87,7 +87,7 @@ class Evaluator:
             "evaluation": "retrieval",
             "protocol": protocol,
             "step": int(step),
-            "saw_test": model.saw(np.unique(case).tolist()),
+            "saw_test": model.saw(store, case),
             "store": store.name,
             **scoring.score(out / "embeddings.parquet"),
         }

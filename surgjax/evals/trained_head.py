@@ -97,8 +97,8 @@ class Evaluator:
             f"{self.crops} crops"
         )
         if about["kind"] == "one_of_n":
-            return self._one_of_n(model, views[0], probs, protocol, store.name, out, step)
-        return self._multi_label(model, views[0], probs, protocol, store.name, out, step)
+            return self._one_of_n(model, views[0], probs, protocol, store, out, step)
+        return self._multi_label(model, views[0], probs, protocol, store, out, step)
 
     def _columns(self, model: Model) -> tuple[Mapping, slice]:
         if self.unit not in ("frame", "video") or self.crops not in CROPS:
@@ -130,7 +130,8 @@ class Evaluator:
             clips.label,  # the majority of what is tested: the strongest constant answer
             name="trained_head",
             protocol=protocol,
-            details={"store": store, "task": self.task, "part": self.part},
+            store=store,
+            details={"task": self.task, "part": self.part},
             out=out,
             step=step,
         )
@@ -151,11 +152,11 @@ class Evaluator:
             "evaluation": "trained_head",
             "protocol": protocol,
             "step": int(step),
-            "store": store,
+            "store": store.name,
             "task": self.task,
             "part": self.part,
             "classes": clips.classes,
-            "saw_test": model.saw(np.unique(clips.case).tolist()),
+            "saw_test": model.saw(store, clips.case),
             **multi_label.score(file, clips.classes),
         }
         predictions.write_json(out / "metrics.json", result)

@@ -87,7 +87,8 @@ class Evaluator:
             clips.label[~tested] if (~tested).any() else clips.label,
             name="zero_shot",
             protocol=f"prompts of {source}, one clip in {self.every_s:g} s",
-            details={"store": store.name, "task": self.task, "prompts": prompts},
+            store=store,
+            details={"task": self.task, "prompts": prompts},
             out=out,
             step=step,
         )

@@ -76,9 +76,9 @@ The weights have seen: {", ".join(facts["pretrained_on"])}.
 
 ## Leakage
 
-Test and validation cases of the known splits were left out; {sum(facts["cases"].values())} cases
-were trained on. Where the weights have seen unknown data, nobody can say that a test case is new to
-them. Compare case lists before reporting numbers.
+{_held_out(config)}; {sum(facts["cases"].values())} cases, counted under
+every name that is known for them, were trained on. Where the weights have seen unknown data, nobody
+can say that a test case is new to them. Compare case lists before reporting numbers.
 
 ## Licence
 
@@ -142,6 +142,12 @@ def _intended(config: Mapping[str, Any]) -> str:
     if config["objective"].get("labels"):
         return "Recognition of these classes, and further fine-tuning,"
     return "Features (fine-tuning, probing, retrieval)"
+
+
+def _held_out(config: Mapping[str, Any]) -> str:
+    if config["data"].get("drop_held_out", True):
+        return "Test and validation cases of the known splits were left out"
+    return "Test and validation cases were NOT left out (data.drop_held_out=False)"
 
 
 def _front_matter(meta: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,15 @@
+import json
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from surgjax.data.leakage import usable_videos
+from surgjax.data.leakage import names_of, training_videos, usable_videos
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
+
+SAME = "same_cases.parquet"
 
 
 def cases(*numbers):
@@ -47,3 +53,53 @@ def test_nothing_left_is_a_mistake_with_a_reason(tmp_path, make_tables):
     make_tables(tmp_path / "test", [9], case=cases(2), split_official=["test"])
     with pytest.raises(UserError, match="all 1 videos of .*test are validation or test cases"):
         usable_videos([open_store(tmp_path / "train"), open_store(tmp_path / "test")])
+
+
+def same(folder, *rows):
+    columns = ("case", "same_as", "held_out")
+    table = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
+    pq.write_table(pa.table(table | {"evidence": ["published"] * len(rows)}), folder / SAME)
+
+
+def test_other_names_of_a_case_count(tmp_path, make_tables):
+    """Two stores show cholec80/video02 under names of their own, and one of them knows it."""
+    triplets = [f"cholect50/VID{n:02d}" for n in (1, 2, 3)]
+    make_tables(tmp_path / "triplets", [9] * 3, case=triplets)
+    make_tables(tmp_path / "phases", [9] * 2, case=cases(2, 9), split_official=["test", "train"])
+    stores = [open_store(tmp_path / name) for name in ("triplets", "phases")]
+    assert usable_videos(stores)[0][0].tolist() == [True] * 3  # nobody knows
+
+    same(
+        tmp_path / "triplets",
+        ("cholect50/VID02", "cholec80/video02", False),
+        ("cholect50/VID03", "m2cai16/x", True),
+        ("m2cai16/x", "m2cai16/y", False),
+    )
+    masks, report = usable_videos(stores)
+    assert masks[0].tolist() == [True, False, False] and masks[1].tolist() == [False, True]
+    assert names_of(stores, ["m2cai16/y"]) == {"m2cai16/x", "m2cai16/y", "cholect50/VID03"}
+
+    masks, report = usable_videos(stores, drop_held_out=False)
+    assert all(mask.all() for mask in masks) and report["dropped"] == 0
+    assert set(report["names"]) - set(report["cases"]) == {"m2cai16/x", "m2cai16/y"}
+    # A published split elsewhere is no reason to leave a case out of supervised training here.
+    make_tables(tmp_path / "tuned", [9] * 2, case=triplets[1:], split_own=["train", "train"])
+    same(tmp_path / "tuned", ("cholect50/VID03", "m2cai16/x", True))
+    assert training_videos([open_store(tmp_path / "tuned")], "own")[0][0].all()
+
+
+def test_folds_are_not_held_out_in_pretraining(tmp_path, make_tables):
+    make_tables(
+        tmp_path / "s",
+        [9] * 3,
+        split_fold1=["test", "train", "train"],
+        split_strict=[None, "test", None],
+    )
+    meta = json.loads((tmp_path / "s" / "store.json").read_text())
+    about = {"fold1": {"tier": "official", "fold": True}, "strict": {"tier": "ours"}}
+    meta["sources"] = [{"splits": about}]
+    (tmp_path / "s" / "store.json").write_text(json.dumps(meta))
+    store = open_store(tmp_path / "s")
+    assert store.held_out_columns == ["split_strict"]
+    assert usable_videos([store])[0][0].tolist() == [True, False, True]
+    assert training_videos([store], "fold1")[0][0].tolist() == [False, True, True]

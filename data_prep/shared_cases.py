@@ -1,0 +1,62 @@
+"""Operations that are in several datasets: what is published (shared_cases.yaml)."""
+
+import functools
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+
+from data_prep import manifest
+
+FILE = Path(__file__).resolve().parent / "shared_cases.yaml"
+
+
+def rows(cases: Collection[str]) -> list[dict]:
+    """Rows of same_cases.parquet (record.SAME_CASE_COLUMNS) for the cases of a store, sorted."""
+    found = []
+    for case, same_as in _pairs():
+        for name, other in ((case, same_as), (same_as, case)):
+            if name in cases:
+                evidence = {"held_out": is_held_out(other), "evidence": "published"}
+                found.append({"case": name, "same_as": other} | evidence)
+    return sorted(found, key=lambda row: (row["case"], row["same_as"]))
+
+
+def is_held_out(case: str) -> bool:
+    """Whether a case is validation or test in a published split of its dataset, folds aside."""
+    dataset, _, name = case.partition("/")
+    splits = _manifest(dataset)
+    return any(
+        parts.get(name, "train") != "train"
+        for split, parts in splits.splits.items()
+        if "fold" not in splits.about[split]
+    )
+
+
+def warnings(dataset: str) -> list[str]:
+    """What only pictures can tell about a dataset's cases."""
+    return [
+        f"{dataset} shares operations with {', '.join(n for n in of['datasets'] if n != dataset)} "
+        f"that no list names ({of['why']}); with one of them, run python -m data_prep overlap"
+        for of in _read()["unlisted"]
+        if dataset in of["datasets"]
+    ]
+
+
+@functools.cache
+def _read() -> dict:
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _manifest(dataset: str) -> manifest.Manifest:
+    return manifest.read(dataset)
+
+
+@functools.cache
+def _pairs() -> list[tuple[str, str]]:
+    pairs = []
+    for of in _read()["same"]:
+        names = zip(manifest.expand(of["cases"]), manifest.expand(of["names"]), strict=True)
+        pairs += [(f"{of['dataset']}/{a}", f"{of['of']}/{b}") for a, b in names]
+    return pairs
