@@ -32,6 +32,7 @@ BANDS = 4  # of 16 bits: up to 3 differing bits leave one of them equal
 DIFFERENT_BITS = 8  # of 64; a re-encoded frame differs in 0 to 4, another in 20 to 40
 COMMON = 400  # frames in one bucket above which it is a picture many videos have (a logo, smoke)
 MIN_FRAMES = 5
+USUAL_FRAMES = 16  # of a video, even of a short one
 MIN_SHARE = 0.3  # of the shorter video
 
 
@@ -75,7 +76,12 @@ def main(args: argparse.Namespace) -> int:
     hashes = []
     for store in stores:
         hashes.append(hash_store(store, args.every))
-        print(f"{store.path}: {len(hashes[-1].bits):,} frames of {len(store)} videos", flush=True)
+        few = int(np.sum(np.bincount(hashes[-1].video, minlength=len(store)) < MIN_FRAMES))
+        print(
+            f"{store.path}: {len(hashes[-1].bits):,} frames of {len(store)} videos"
+            + (f"; {few} show too little to be compared" if few else ""),
+            flush=True,
+        )
     matches = find_matches(hashes, args.every)
     for match in matches:
         names = [_name(stores[store], video) for store, video in (match.first, match.second)]
@@ -96,7 +102,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def hash_store(store: Store, every_s: float) -> Hashes:
-    """Hashes of a frame every `every_s` seconds of each video; flat frames have none."""
+    """Hashes of a frame every `every_s` seconds of each video, more often in short ones; flat
+    frames have none."""
     videos = range(len(store))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = list(pool.map(lambda video: _hash_video(store, video, every_s), videos))
@@ -111,7 +118,7 @@ def hash_store(store: Store, every_s: float) -> Hashes:
 def hash_picture(grey: np.ndarray) -> np.uint64:
     """64 bits of a grey picture (h, w) uint8: which low frequencies lie above their median.
 
-    The perceptual hash of the public library ImageHash: cosine transform of 32 x 32 pixels, its
+    The usual perceptual hash (Zauner 2010, section 3.2.1): cosine transform of 32 x 32 pixels, its
     8 x 8 lowest frequencies against their median.
     """
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
@@ -189,7 +196,8 @@ def note(store: Store, rows: list[dict]) -> None:
 
 def _hash_video(store: Store, video: int, every_s: float) -> tuple[np.ndarray, np.ndarray]:
     count, fps = int(store.frames[video]), float(store.videos["stored_fps"][video])
-    frames = np.unique(np.arange(0, count, max(1.0, every_s * fps)).astype(np.int64))
+    step = max(1.0, min(every_s * fps, count / USUAL_FRAMES))
+    frames = np.arange(0, count, step).astype(np.int64)
     probes = frames[np.linspace(0, len(frames) - 1, min(PROBES, len(frames))).astype(np.int64)]
     rows, columns = _picture_box(_greys(store, video, probes))
     times, bits = [], []
