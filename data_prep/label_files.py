@@ -6,10 +6,13 @@ video.
 """
 
 import csv
+import json
 import pickle
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -169,6 +172,16 @@ def read_pickle(path: Path):
         ) from error
 
 
+def read_json(path: Path, read: Callable[[Any], Any], expected: str) -> Any:
+    """`read` of what a JSON file holds. Raises UserError for damage and another structure."""
+    try:
+        return read(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{named(path)}: {type(error).__name__} {error}; expected {expected}; copy it again"
+        ) from error
+
+
 def class_number(
     value: str, classes: Sequence[str], at: str, first: int | None = None, what: str = "class"
 ) -> int:
@@ -229,11 +242,22 @@ def of_video(times: Times, *, label: int | None = None, values=None) -> LabelTab
 
 
 def file_numbers(video: Video, times: Times) -> np.ndarray:
-    """(n,) numbers in the file names of a folder's stored frames; a file's frame numbers."""
+    """(n,) numbers in the file names of a folder's stored frames; a file's frame numbers.
+
+    Raises:
+      UserError: a name without number.
+    """
     if video.frames_fps is None:
         return times.index
-    images = list_images(video.path, video.frames_prefix)
-    number = {position: int(_last_number(file.stem)) for position, file in images}
+    number = {}
+    for position, file in list_images(video.path, video.frames_prefix):
+        digits = re.findall(r"\d+", file.stem)
+        if not digits:
+            raise UserError(
+                f"{named(file)}: no number in the name, so no label finds it; expected frames as "
+                f"they were downloaded, and nothing else in their folder"
+            )
+        number[position] = int(digits[-1])
     return np.array([number[int(i)] for i in times.index], np.int64)
 
 
@@ -245,7 +269,8 @@ def check_length(
     Args:
       frames: of the recording.
       fps: frames of the label file's count in a second.
-      ratio: frames of the label file's count for one of the recording, for folders of frames.
+      ratio: frames of the label file's count for one of the recording: at least 1, more for folders
+        of frames.
 
     Raises:
       UserError: more than a second; names the first row.
@@ -269,6 +294,36 @@ def check_length(
     return [f"{path.relative_to(root)}: {abs(odd)} rows too {word} ({count} of {most})"]
 
 
+def check_pictures(
+    path: Path, video: Video, rows: Iterable, pictures: Iterable | None = None
+) -> list[str]:
+    """Warnings about rows without a picture and, at 1 frame a second, pictures without a row.
+
+    Args:
+      rows: number of each row, or name of its picture.
+      pictures: the same of the pictures there are; None: the numbers in their names.
+
+    Raises:
+      UserError: nothing fits, or rows go on for more than a second after the last picture.
+    """
+    if pictures is None:
+        position = np.array([position for position, _ in list_images(video.path)])
+        pictures = file_numbers(video, Times(position, position, 1.0)).tolist()
+    rows, pictures, at = set(rows), set(pictures), f"{named(path)}: {video.video_id}"
+    past = sorted(row for row in rows if row > max(pictures))
+    if len(past) > 1 or not rows & pictures:
+        raise UserError(
+            f"{at} has a row for {(past or sorted(rows) or ['nothing'])[0]}, but its last picture "
+            f"is {max(pictures)}; get labels and pictures of one release, or remove one of them"
+        )
+    odd = []
+    if missing := sorted(rows - pictures):
+        odd.append(f"{at} has {len(missing)} rows without a picture, {missing[0]} is the first")
+    if (missing := sorted(pictures - rows)) and video.frames_fps == 1:
+        odd.append(f"{at} has {len(missing)} pictures without a row, {missing[0]} is the first")
+    return odd
+
+
 def where(path: Path, line: int) -> str:
     """File and line, for a message."""
     return f"{named(path)}, line {line}"
@@ -277,7 +332,3 @@ def where(path: Path, line: int) -> str:
 def named(path: Path) -> str:
     """A file with its folder, which often tells the split or the task."""
     return f"{path.parent.name}/{path.name}"
-
-
-def _last_number(stem: str) -> str:
-    return "".join(c if c.isdigit() else " " for c in stem).split()[-1]

@@ -127,7 +127,7 @@ def _write_video(
         "first_record": first,
         "t_ms": kept.t_ms,
         "index": kept.index,
-        "decoded": seen.frames + seen.damaged,
+        "decoded": seen.length or seen.frames + seen.damaged,
         "native_fps": seen.native_fps,
         "stored_fps": seen.native_fps if slow else task["fps"],
         "width": width,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_prep import manifest
 from data_prep.sources import About, Found, Refused, Video
-from data_prep.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
+from data_prep.video import VIDEO_SUFFIXES, suffix
 from surgjax.errors import UserError
 
 SHOWN = 5  # names in a message
@@ -134,11 +134,6 @@ def assemble(
     return Found(
         videos, recordings.refused, dict(tasks or about.tasks), about.layout, kinds, warnings
     )
-
-
-def has_frames(folder: Path) -> bool:
-    """Whether a folder holds a jpg or png."""
-    return folder.is_dir() and any(suffix(e.name) in IMAGE_SUFFIXES for e in os.scandir(folder))
 
 
 def contents(folder: Path) -> str:

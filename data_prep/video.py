@@ -82,12 +82,14 @@ class Seen:
     Attributes:
       frames: decoded frames, kept or not.
       damaged: frames that could not be decoded.
+      length: of a folder of frames, missing ones included; 0 for files.
       seconds: time from the first to the last frame.
       gaps: smallest and largest time between two frames, seconds.
     """
 
     frames: int = 0
     damaged: int = 0
+    length: int = 0
     seconds: float = 0.0
     gaps: tuple[float, float] = (math.inf, 0.0)
     interlaced: bool = False
@@ -428,6 +430,7 @@ class _Picture:
 def _image_folder(images: list[tuple[int, Path]], fps: float, seen: Seen) -> Iterator[tuple]:
     last = None
     for index, file in images:
+        seen.length = index + 1
         image = _read_image(file)
         if image is None:
             seen.damaged += 1

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,10 @@ def test_numbers_of_frame_files(tmp_path):
     video = Video("12", tmp_path / "v", *["x"] * 6, frames_fps=1.0, frames_prefix="12_")
     times = Times(np.array([0, 3000]), np.array([0, 3]), 1.0)
     assert label_files.file_numbers(video, times).tolist() == [50, 125]
+    (tmp_path / "v" / "12_x.jpg").write_bytes((tmp_path / "v" / "3_000007.jpg").read_bytes())
+    (tmp_path / "v" / "cover.jpg").write_bytes((tmp_path / "v" / "3_000007.jpg").read_bytes())
+    with pytest.raises(UserError, match="v/cover.jpg: no number in the name"):
+        label_files.file_numbers(replace(video, frames_prefix=""), times)
 
 
 def test_pickles_of_plain_data_only(tmp_path):

@@ -57,6 +57,13 @@ def test_frame_folders_with_labels_of_25_a_second(tmp_path):
     assert [row["native_fps"] for row in make.rows(tmp_path / "s", "videos")] == [1.0]
 
 
+def test_missing_frames_of_a_folder_shift_no_label(tmp_path):
+    root = make.write_cholec(tmp_path / "c", frames=175, video=False)
+    make.write_images(root / "frames" / "video01", [0, 1, 5, 6])
+    prepare(root, tmp_path / "s")
+    assert list(by_time(tmp_path / "s", "phase")) == [("video01", t) for t in (0, 1000, 5000, 6000)]
+
+
 @pytest.mark.parametrize(("rows", "word"), [(85, "short"), (125, "long"), (99, "short")])
 def test_up_to_a_second_is_a_warning_with_the_count(tmp_path, capsys, rows, word):
     root = make.write_cholec(tmp_path / "c", frames=100, phase_rows=rows)
