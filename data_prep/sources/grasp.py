@@ -6,9 +6,9 @@
 
 A label file is COCO-like: images have id, file_name and video_name, annotations image_id, phases
 and steps (ids from 0), one a second. A label goes to the frame that file_name names, and at 30
-frames a second to those of the second after it. Nothing is computed with frame_num, which counts 45
-frames a second in six cases and irregularly in one. The short-term label files, of instruments and
-their actions, are not read.
+frames a second to those of the second after it. Of seven cases the 30 frames of a second are
+numbered by the 45 of the recording: 0, 2, 3, 5, 6, 8 (CASE014 irregularly). The short-term label
+files, of instruments and their actions, are not read.
 
 The eight training cases are PSI-AVA's (psi_ava.py), under the same names.
 """
@@ -27,7 +27,7 @@ from surgjax.errors import UserError
 
 PLACES = ("GraSP_1fps/frames/CASE*/", "GraSP_30fps/frames/CASE*/")
 NAME = r"GraSP_(1|30)fps/frames/(?P<id>CASE\d{3})"
-RATES = {"GraSP_1fps": 1.0, "GraSP_30fps": 30.0}
+NUMBERED_BY_45 = {f"CASE{number:03d}" for number in (1, 2, 3, 4, 7, 14, 15)}  # of 30 a second
 LABELS = tuple(f"grasp_long-term_{part}.json" for part in ("train", "test", "fold1", "fold2"))
 
 ABOUT = About(
@@ -58,8 +58,7 @@ def find(root: Path, **overrides: str) -> Found:
         expected="GraSP_1fps/frames/CASE001/00000.jpg beside annotations/grasp_long-term_*.json",
         label_files={"label": lambda case: next(_files(root, frames.paths[case]), missing)},
     )
-    videos = [replace(v, frames_fps=RATES[v.path.parents[1].name]) for v in found.videos]
-    return replace(found, videos=videos)
+    return replace(found, videos=[replace(v, frames_fps=_rate(v)) for v in found.videos])
 
 
 def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
@@ -80,6 +79,13 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
         return [f"{video.video_id}: no label file has a row of it"]
     pictures = [file.stem for _, file in list_images(video.path)]
     return label_files.check_pictures(path, video, rows, pictures)
+
+
+def _rate(video: Video) -> float:
+    """Numbers of frames in a second."""
+    if video.path.parents[1].name == "GraSP_1fps":
+        return 1.0
+    return 45.0 if video.video_id in NUMBERED_BY_45 else 30.0
 
 
 def _files(root: Path, folder: Path) -> Iterator[Path]:

@@ -9,6 +9,7 @@ from layouts import images
 
 from data_prep import manifest
 from data_prep.sources import Times, grasp, psi_ava
+from data_prep.video import Seen, kept_frames
 from surgjax.errors import UserError
 
 
@@ -31,7 +32,23 @@ def test_one_frame_a_second_is_preferred(root):
     assert video(root, "CASE041").frames_fps == 30
     assert "CASE001 is there twice; GraSP_1fps/frames/CASE001 is used" in grasp.find(root).warnings
     shutil.rmtree(root / "GraSP_1fps")
-    assert video(root).path == root / "GraSP_30fps/frames/CASE001" and video(root).frames_fps == 30
+    assert video(root).path == root / "GraSP_30fps/frames/CASE001" and video(root).frames_fps == 45
+
+
+def test_thirty_files_a_second_are_numbered_by_the_45_of_the_recording(root):
+    shutil.rmtree(root / "GraSP_1fps")
+    rows = [("CASE001/000000000.jpg", 1, 1), ("CASE001/000000045.jpg", 2, 2)]
+    layout.annotations(root / "annotations/grasp_long-term_train.json", rows)
+    seen = Seen()
+    given = dict(fps=None, short_side=48, seen=seen, frames_fps=video(root).frames_fps)
+    frames = list(kept_frames(video(root).path, **given))
+    assert len(frames) == 61 and frames[30].t_ms == 1000 and frames[-1].t_ms == 2000
+    stored = Times(
+        np.array([f.t_ms for f in frames]), np.array([f.index for f in frames]), seen.native_fps
+    )
+    assert stored.native_fps == 30
+    phase = grasp.labels(root, video(root), stored)["phase"]
+    assert phase.label.tolist() == [1] * 30 + [2] * 30 and phase.t_ms[30] == 1000
 
 
 def test_a_label_holds_for_a_second_and_no_longer(root):

@@ -38,6 +38,6 @@ def make(root: Path) -> None:
     annotations(root / "annotations" / "grasp_long-term_test.json", test)
     save_json(root / "annotations" / "grasp_short-term_train.json", {"images": []})
     images(root / "GraSP_1fps" / "frames" / "CASE001", [f"{i:05d}.jpg" for i in range(3)])
-    # Numbered at 45 frames a second.
-    images(root / "GraSP_30fps" / "frames" / "CASE001", [f"{45 * i:09d}.jpg" for i in range(3)])
+    numbers = [number for number in range(91) if number % 3 != 1]  # 30 files of 45 a second
+    images(root / "GraSP_30fps" / "frames" / "CASE001", [f"{i:09d}.jpg" for i in numbers])
     images(root / "GraSP_30fps" / "frames" / "CASE041", [f"{i:09d}.jpg" for i in range(61)])
