@@ -8,6 +8,7 @@ caption_id is the row's place in the file, raw_text is the text, and surgical an
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -123,6 +124,26 @@ def checked(
     return rows
 
 
+def fitting(given: Iterable[tuple[str, dict]], ends: Mapping[str, float | None]) -> list[dict]:
+    """`checked` of the captions that can be used; one printed line counts the others.
+
+    Args:
+      given: where each stands, and its values as of captions.csv, but with start and end in
+        seconds; None where they are not known.
+    """
+    kept, left_out = [], Counter()
+    for where, row in given:
+        row |= {f"{side}_ms": _milliseconds(row.pop(side)) for side in ("start", "end")}
+        if reason := _misfit(row, ends):
+            left_out[reason] += 1
+        else:
+            kept.append((where, row))
+    if total := left_out.total():
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        print(f"warning: {total} of {total + len(kept)} captions are left out: {reasons}")
+    return checked(kept, ends)
+
+
 def write(out: Path, store: dict, rows: list[dict]) -> None:
     """captions.parquet of the store described by `store`, which learns of it; no rows, no table.
 
@@ -138,3 +159,29 @@ def write(out: Path, store: dict, rows: list[dict]) -> None:
         tables.write_captions(out / TABLE, kept)
         store["counts"]["captions"] = len(kept)
         store["tables"][TABLE] = tables.sha256(out / TABLE)
+
+
+def _misfit(row: Mapping, ends: Mapping[str, float | None]) -> str | None:
+    """Why a caption cannot be used; None for most."""
+    if row["video_id"] not in ends:
+        return "of videos that are not here"
+    if row["level"] not in LEVELS:
+        return "of unknown level"
+    if not row["text"]:
+        return "without text"
+    for text in (row["text"], row.get("raw_text", "")):
+        if "\0" in text or len(text) > MAX_TEXT:
+            return f"with more than {MAX_TEXT} characters or with binary ones"
+    start, end, length = row["start_ms"], row["end_ms"], ends[row["video_id"]]
+    if start is None or end is None or not 0 <= start < end:
+        return "without a known span"
+    if length is not None and (start >= length or end > length + SLACK_MS):
+        return "outside their video"
+    return None
+
+
+def _milliseconds(seconds: object) -> int | None:
+    try:
+        return round(1000 * float(seconds))
+    except (TypeError, ValueError, OverflowError):
+        return None

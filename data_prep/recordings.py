@@ -37,7 +37,7 @@ def search(root: Path, places: Iterable[str], name: str) -> Recordings:
       name: regular expression for the whole path below the root, '/' between its parts, without
         the suffix of a file; its group "id" is the video_id.
     """
-    found, top = Recordings(), root.resolve()
+    found, top = Recordings(), Path(os.path.realpath(root))
     for place in places:
         for path in sorted(root.glob(place)):
             below = path.relative_to(root).as_posix()
@@ -49,8 +49,9 @@ def search(root: Path, places: Iterable[str], name: str) -> Recordings:
             if match is None:
                 continue
             video_id = match["id"]
-            if not path.resolve().is_relative_to(top):
-                detail = "a link that leaves the folder"
+            inside = Path(os.path.realpath(path)).is_relative_to(top)
+            if not inside or not path.exists():
+                detail = "a link to nothing" if inside else "a link that leaves the folder"
                 row = Refused(video_id, str(path.relative_to(root)), "refused", detail)
                 found.refused.append(row)
             elif video_id in found.paths:
@@ -84,7 +85,8 @@ def assemble(
       frames_fps: rate of folders of frames.
       tasks: where they differ from the dataset's.
       splits: where they are not those of splits/<dataset>.yaml.
-      strata: of each case, for a dataset without any split, which is divided 7:2:1.
+      strata: of each case, for a dataset with labels and without any split, which is divided
+        7:2:1.
       label_files: what a file holds -> the path of it for a video_id; missing ones are counted.
 
     Raises:
@@ -99,7 +101,8 @@ def assemble(
     words |= {key: value for key, value in overrides.items() if key in words}
     splits = splits or manifest.read(about.dataset)
     warnings, parts, kinds = list(recordings.warnings), dict(splits.splits), dict(splits.about)
-    if not parts:
+    tasks = dict(tasks or about.tasks)
+    if tasks and not parts:  # what has no labels is for pretraining
         cases = {case(video_id) for video_id in recordings.paths}
         parts["strict"] = manifest.divide({name: (strata or {}).get(name) for name in cases})
         kinds["strict"] = {"tier": "ours"}
@@ -131,9 +134,7 @@ def assemble(
             warnings.append(
                 f"{len(without)} of {len(videos)} videos have no {kind} file: {some(without)}"
             )
-    return Found(
-        videos, recordings.refused, dict(tasks or about.tasks), about.layout, kinds, warnings
-    )
+    return Found(videos, recordings.refused, tasks, about.layout, kinds, warnings)
 
 
 def contents(folder: Path) -> str:

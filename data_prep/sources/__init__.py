@@ -16,6 +16,7 @@ sources share is in data_prep/recordings.py, label_files.py and manifest.py (spl
 import csv
 import functools
 import importlib
+import io
 import os
 import pkgutil
 from collections.abc import Iterator
@@ -166,12 +167,12 @@ def read_rows(
       UserError: not UTF-8, columns missing or unknown, a row of another length.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path.name}: not UTF-8 text ({error.reason}); save it as UTF-8"
         ) from error
-    rows = csv.reader(lines)
+    rows = csv.reader(io.StringIO(text, newline=""))  # a text may go over several lines
     header = [name.strip() for name in next(rows, [])]
     missing = [name for name in required if name not in header]
     strange = [name for name in header if name not in required and name not in optional]

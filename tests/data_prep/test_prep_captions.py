@@ -43,14 +43,16 @@ def test_a_short_table_is_filled_in(own, tmp_path, capsys):
     file = write(
         tmp_path / "mine.csv",
         HEADER,
-        'x/a,0,900,fine,"Cut, then clip."',
+        'x/a,0,900,fine,"Cut, \nthen clip."',  # a text may go over two lines
         "broken,0,90,fine,lost",
         "b,0,3300,coarse,All of it.",  # up to a second too long is how transcripts are
     )
     rows = prepare(own, tmp_path / "s", file)
     assert rows == [
         dict(caption_id="0", video_id="x/a", level="fine", start_ms=0, end_ms=900)
-        | dict(raw_text="Cut, then clip.", text="Cut, then clip.", surgical=True, descriptive=True),
+        | dict(
+            raw_text="Cut, \nthen clip.", text="Cut, \nthen clip.", surgical=True, descriptive=True
+        ),
         dict(caption_id="2", video_id="b", level="coarse", start_ms=0, end_ms=3300)
         | dict(raw_text="All of it.", text="All of it.", surgical=True, descriptive=True),
     ]

@@ -29,13 +29,15 @@ def test_from_download_to_verified_store(dataset, tmp_path, capsys):
     assert make.shards(root, out, *arguments) == 0
     videos = {row["video_id"]: row for row in make.rows(out, "videos")}
     assert not make.rows(out, "quarantine")
+    tasks = sources.load(dataset).find(root).tasks
     for row in videos.values():
         case = getattr(layout, "CASES", {}).get(row["video_id"], row["video_id"])
         assert row["case"] == f"{dataset}/{case}" and row["licence"] == about.licence
-        assert row["split_strict"] in ("train", "val", "test")
+        if tasks:  # what has no labels is for pretraining
+            assert row["split_strict"] in ("train", "val", "test")
 
     stored = {}
-    for task, of in sources.load(dataset).find(root).tasks.items():
+    for task, of in tasks.items():
         for row in make.rows(out, f"labels/{task}"):
             if "label" in row:
                 value = of["classes"][row["label"]]
@@ -59,8 +61,24 @@ def test_another_folder_is_told_apart(dataset, tmp_path):
         sources.load(dataset).find(tmp_path)
 
 
+def test_links_in_a_circle_are_refused(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "video01.mp4").symlink_to(tmp_path / "videos" / "video01.mp4")
+    found = sources.load("cholec80").find(tmp_path)
+    assert not found.videos and found.refused[0].detail == "a link to nothing"
+
+
 def test_every_source_has_a_miniature():
     others = {sources.FOLDER, "synthetic"}
     assert set(DATASETS) == set(sources.known()) - others
     with_splits = {path.stem for path in manifest.FOLDER.glob("*.yaml")}
     assert with_splits <= set(DATASETS)
+
+
+def test_the_table_of_the_readme_is_the_programs(capsys):
+    assert main(["datasets", "--markdown"]) == 0
+    readme = (manifest.FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out in readme
+    assert main(["datasets"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert set(DATASETS) <= set(printed)
