@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--short-side", type=int, default=320, help="pixels (default 320)")
     parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default 90)")
     parser.add_argument(
-        "--layout", action="store_true", help="only print a report of the folder, without names"
+        "--layout", action="store_true", help="only print a report of the folder, digits as #"
     )
 
 
@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
 def layout_report(root: Path) -> str:
     """Folders and files below `root` by pattern, every digit as #, and first lines of tables.
 
-    First lines show column names and one row, digits as # too: no name, date or number leaves.
+    First lines show column names and one row, digits as # too: no date or number leaves.
     """
     counts: Counter[str] = Counter()
     first: dict[str, Path] = {}
@@ -101,10 +101,14 @@ def layout_report(root: Path) -> str:
         folders.sort()
         below = Path(here).relative_to(root)
         for name in sorted(files):
-            pattern = re.sub(r"\d+", "#", (below / name).as_posix())
+            stem, end = os.path.splitext((below / name).as_posix())
+            pattern = re.sub(r"\d+", "#", stem) + end
             counts[pattern] += 1
             first.setdefault(pattern, Path(here) / name)
-    lines = [f"layout of a folder with {sum(counts.values()):,} files"]
+    lines = [
+        f"layout of a folder with {sum(counts.values()):,} files; look through it before you send "
+        f"it, words in names are shown"
+    ]
     for pattern, count in sorted(counts.items())[:LAYOUT_LINES]:
         lines.append(f"  {count:>8,}  {pattern}")
         if suffix(pattern) in ("txt", "csv", "tsv", "json"):

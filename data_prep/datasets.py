@@ -6,6 +6,7 @@ Each is a file in data_prep/sources. Its layout is "verified" where it was seen 
 """
 
 import argparse
+from types import ModuleType
 
 from data_prep import manifest, sources
 
@@ -43,9 +44,21 @@ def table() -> list[tuple[str, ...]]:
         ]
         if hasattr(module, "captions"):
             tasks.append("captions")
-        splits = list(manifest.read(name).splits) or ["strict (7:2:1)"]
+        elif not tasks:
+            tasks = ["as the files name it"]
         layout = f"{about.layout}: {about.evidence}"
-        rows.append(
-            (name, ", ".join(tasks), ", ".join(splits), layout, about.licence, about.access)
-        )
+        words = (", ".join(tasks), _splits(module), layout, about.licence, about.access)
+        rows.append((name, *words))
     return rows
+
+
+def _splits(module: ModuleType) -> str:
+    if hasattr(module, "SPLITS"):  # made when the files are seen
+        return module.SPLITS
+    if hasattr(module, "captions"):
+        return "none, for pretraining"
+    names = {}  # folds as one
+    for name in manifest.read(module.ABOUT.dataset).splits or ("strict (7:2:1)",):
+        stem, _, fold = name.rpartition("_")
+        names.setdefault(f"{stem}_*" if fold.isdecimal() else name)
+    return ", ".join(names)

@@ -255,12 +255,13 @@ def _best_shift(shift: np.ndarray) -> int:
 
 
 def _held_out(store: Store) -> set[str]:
+    """Cases that are tested."""
     cases, held = store.videos["case"], set()
     for column in store.held_out_columns:
         held |= {
             str(case)
             for case, part in zip(cases, store.videos[column], strict=True)
-            if part not in (None, "train")
+            if part not in (None, "train", "val")
         }
     return held
 

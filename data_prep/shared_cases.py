@@ -23,14 +23,9 @@ def rows(cases: Collection[str]) -> list[dict]:
 
 
 def is_held_out(case: str) -> bool:
-    """Whether a case is validation or test in a published split of its dataset, folds aside."""
+    """Whether a case is tested in its dataset, by the split `strict`."""
     dataset, _, name = case.partition("/")
-    splits = _manifest(dataset)
-    return any(
-        parts.get(name, "train") != "train"
-        for split, parts in splits.splits.items()
-        if "fold" not in splits.about[split]
-    )
+    return _manifest(dataset).splits.get("strict", {}).get(name) == "test"
 
 
 def warnings(dataset: str) -> list[str]:

@@ -8,6 +8,7 @@ A source module offers
     check_labels(root, video, frames) -> [warning]    whether the label files fit the video
     recognises(root) -> bool                          whether a root has this layout
     captions(root, ends) -> rows                      only where it has some; see captions.checked
+    SPLITS                                            only where find makes them: their names
 
 `overrides` are what a user may say about the videos: domain, procedure, anatomy, licence. What
 sources share is in data_prep/recordings.py, label_files.py and manifest.py (splits).

@@ -31,6 +31,8 @@ ITEMS = (
 ).split()
 GESTURES = tuple(f"G{i}" for i in range(1, 16) if i not in (7, 10))  # those two never occur
 
+SPLITS = "strict, louo_*, loso_*"
+
 ABOUT = About(
     dataset="jigsaws",
     domain="robotic",

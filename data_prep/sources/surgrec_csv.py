@@ -32,6 +32,8 @@ CASES = (  # whole paths without suffix; the first that fits counts
 )
 ALONE = r"(?:.*/)?(\d\d)_[^/]*/\1_\d\d"  # SurgicalActions160: class and number, no recording
 
+SPLITS = "surgrec_release, strict"
+
 ABOUT = About(
     dataset="surgrec_csv",
     domain="mixed",

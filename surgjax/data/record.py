@@ -42,8 +42,8 @@ VIDEO_COLUMNS = {
     "first_record": "int64",
 }
 
-# `same_as` is the same operation under another name; `held_out`: whether it is a validation or test
-# case there; `evidence`: "published", or the share of frames that `data_prep overlap` found.
+# `same_as` is the same operation under another name; `held_out`: whether it is tested there;
+# `evidence`: "published", or the share of frames that `data_prep overlap` found.
 SAME_CASE_COLUMNS = {
     "case": "string",
     "same_as": "string",

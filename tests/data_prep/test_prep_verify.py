@@ -152,3 +152,14 @@ def test_check_keeps_its_time_on_large_folders(tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "of 40 videos, chosen at random" in out
     assert "40 videos, 0.02 hours" in out and "about 80 frames" in out
+
+
+def test_a_layout_report_shows_no_date_or_number(tmp_path, capsys):
+    make.write_cholec(tmp_path / "c", "video07")
+    (tmp_path / "c" / "patients_1975.csv").write_text("name,date\n12,2024-01-31\n")
+    assert main(["check", "--root", str(tmp_path / "c"), "--layout"]) == 0
+    out = capsys.readouterr().out
+    assert "layout of a folder with 4 files" in out and "1  videos/video#.mp4" in out
+    assert "| Frame\tPhase" in out and "| name,date" in out and "| #,#-#-#" in out
+    report = out.replace(str(tmp_path), "")
+    assert not any(digits in report for digits in ("07", "1975", "2024"))
