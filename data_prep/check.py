@@ -27,6 +27,7 @@ LABEL_SECONDS = 8  # for label files
 DECODED_PIXELS = 90e6  # a second and core: H.264 at 720p and 1080p
 STORED_FRAMES = 300  # a second and core: shrink, encode, write
 SHOWN = 10  # lines of one kind
+CLASSES = 20  # of a task
 LAYOUT_LINES = 60  # of a layout report
 
 
@@ -181,7 +182,9 @@ def _describe(found: Found, good: dict[Video, Header]) -> None:
     for what, counter in (("files", kinds), ("frames", sizes), ("rates", rates)):
         print(f"  {what}: " + ", ".join(f"{key} ({n})" for key, n in counter.most_common(6)))
     for task, about in found.tasks.items():
-        print(f"  task {task} ({about['kind']}): {', '.join(about['classes'])}")
+        names = about["classes"]
+        more = f" and {len(names) - CLASSES} more" if len(names) > CLASSES else ""
+        print(f"  task {task} ({about['kind']}): {', '.join(names[:CLASSES])}{more}")
     for split in sorted({name for video in found.videos for name in video.splits}):
         parts = Counter(video.splits.get(split, "none") for video in found.videos)
         order = [part for part in ("train", "val", "test", "none") if parts[part]]

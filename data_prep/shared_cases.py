@@ -30,12 +30,19 @@ def is_held_out(case: str) -> bool:
 
 def warnings(dataset: str) -> list[str]:
     """What only pictures can tell about a dataset's cases."""
-    return [
-        f"{dataset} shares operations with {', '.join(n for n in of['datasets'] if n != dataset)} "
-        f"that no list names ({of['why']}); with one of them, run python -m data_prep overlap"
-        for of in _read()["unlisted"]
-        if dataset in of["datasets"]
-    ]
+    links = [{of["dataset"], of["of"]} for of in _read()["same"]]
+    listed, found = {dataset}, []
+    for _ in links:  # also what is listed by way of a third
+        listed = listed.union(*(link for link in links if link & listed))
+    for group in _read()["unlisted"]:
+        if dataset not in group["datasets"]:
+            continue
+        others = [name for name in group["datasets"] if name not in listed]
+        found.append(
+            f"{dataset} shares operations with {', '.join(others)} that no list names "
+            f"({group['why']}); with one of them, run python -m data_prep overlap"
+        )
+    return found
 
 
 @functools.cache
