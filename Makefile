@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check pytest pytest-xdist beartype ruff
+	$(BIN)/pip install --quiet --disable-pip-version-check pytest pytest-xdist beartype ruff yt-dlp
 	$(if $(TORCH),-$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH))
 	touch $@
 

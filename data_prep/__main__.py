@@ -6,10 +6,13 @@ import sys
 
 VERBS = {
     "synthesize": "render a labelled corpus to try everything on",
+    "download": "fetch the videos that a catalogue names",
+    "explore": "numbers and pictures of a catalogue",
     "datasets": "public datasets that are read as they were downloaded",
     "check": "what is under a folder, what is odd, what a store of it would take",
     "shards": "write a store from videos",
     "inspect": "pictures and counts of a store",
+    "clips": "cut the videos of a store into clips, for curation",
     "overlap": "operations that are in several stores, by their pictures",
     "verify": "digests and decode check of a store",
 }

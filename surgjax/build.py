@@ -21,9 +21,10 @@ from surgjax import objectives
 from surgjax.accumulation import accumulate, embed_in_parts
 from surgjax.config import component, to_dict
 from surgjax.data.captioned import CaptionedPlan, Captions, training_texts
+from surgjax.data.clip_list import read_clip_list
 from surgjax.data.labelled import LabelledPlan
-from surgjax.data.leakage import training_videos, usable_videos
-from surgjax.data.plan import ClipShape, Plan
+from surgjax.data.leakage import names_of, training_videos, usable_videos
+from surgjax.data.plan import ClipShape, CuratedPlan, Plan
 from surgjax.data.store import Store, open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
@@ -50,7 +51,8 @@ TEACHER_STREAM = 1  # folded into the seed's key, so that a random teacher is no
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on; `words` is the tokenizer of objectives that read captions."""
+    """What a run trains on; `words` is the tokenizer of objectives that read captions, `clips` the
+    sha256 of a curated list."""
 
     stores: list[Store]
     clip: ClipShape
@@ -58,6 +60,7 @@ class Data:
     plan: Plan
     leakage: dict[str, Any]
     words: Words | None = None
+    clips: str | None = None
 
 
 def open_stores(cfg: ConfigDict) -> list[Store]:
@@ -76,6 +79,11 @@ def open_data(cfg: ConfigDict) -> Data:
         data.rand_augment,
     )
     objective = component("surgjax.objectives", cfg.objective.name, "Objective")
+    if data.clips and objective.samples in ("labelled", "captioned"):
+        raise UserError(
+            f"data.clips={data.clips} chooses clips for pretraining without labels; objective "
+            f"{cfg.objective.name} trains on {objective.samples} clips; leave data.clips empty"
+        )
     if objective.samples == "labelled":
         masks, leakage = training_videos(stores, data.split)
         plan: Plan = LabelledPlan(
@@ -97,12 +105,24 @@ def open_data(cfg: ConfigDict) -> Data:
         return Data(stores, clip, augment, plan, leakage, words)
     else:
         masks, leakage = usable_videos(stores, data.drop_held_out)
-        plan = Plan(
-            *(stores, masks, clip, cfg.batch_size, cfg.seed, data.weights),
-            clips_per_window=data.clips_per_window,
-            repeats=data.repeats,
-        )
+        order = (stores, masks, clip, cfg.batch_size, cfg.seed, data.weights)
+        sharing = {"clips_per_window": data.clips_per_window, "repeats": data.repeats}
+        if data.clips:
+            spans = read_clip_list(Path(data.clips), stores)
+            plan = CuratedPlan(*order, spans=spans, **sharing)
+            log.info("clips of %s: %s", data.clips, plan.report)
+            leakage |= _seen(stores, plan.videos)
+            return Data(stores, clip, augment, plan, leakage, clips=_sha256(Path(data.clips)))
+        plan = Plan(*order, **sharing)
     return Data(stores, clip, augment, plan, leakage)
+
+
+def _seen(stores: list[Store], videos: list[np.ndarray]) -> dict[str, Any]:
+    """Fields of the leakage report for a run on these videos alone."""
+    pairs = list(zip(stores, videos, strict=True))
+    cases = sorted({str(case) for store, used in pairs for case in store.videos["case"][used]})
+    kept = sum(int(used.sum()) for _, used in pairs)
+    return {"kept": kept, "cases": cases, "names": sorted(names_of(stores, cases))}
 
 
 def _pair(field: str, text: str) -> tuple[float, float]:
@@ -380,6 +400,7 @@ def describe(
         "config": to_dict(cfg),
         "versions": {"python": platform.python_version(), **versions},
         "stores": [{"name": s.name, "sha256": _sha256(s.path / "store.json")} for s in data.stores],
+        "clips": data.clips,
         "licences": licences,
         "used_cases": sorted({*cases, *(c for a in before for c in a["used_cases"])})
         if known

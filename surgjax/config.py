@@ -31,6 +31,7 @@ def defaults() -> ConfigDict:
     cfg.data = ConfigDict()
     cfg.data.stores = ""  # comma-separated store folders
     cfg.data.weights = ""  # comma-separated shares, one a store; empty: by number of clips
+    cfg.data.clips = ""  # clips.parquet of surgjax.curate; empty: all of the stores
     cfg.data.frames = 16
     cfg.data.stride = "4"  # in stored frames, or in seconds: "0.16s"
     cfg.data.size = 224  # pixels a side
@@ -149,8 +150,11 @@ def to_dict(cfg: ConfigDict) -> dict[str, Any]:
 
 
 def refuse_changes(saved: dict[str, Any], new: dict[str, Any], run: str) -> None:
-    """Raise UserError naming the first field that differs where a continuation may not."""
-    old_flat, new_flat = _flat(saved), _flat(new)
+    """Raise UserError naming the first field that differs where a continuation may not.
+
+    A field that did not exist when the run was started had its default.
+    """
+    old_flat, new_flat = _flat(to_dict(defaults())) | _flat(saved), _flat(new)
     for path in sorted(old_flat | new_flat):
         if path in MAY_DIFFER or path.split(".")[0] in MAY_DIFFER:
             continue

@@ -95,7 +95,7 @@ def _train(
             write_frozen(workdir, state.frozen)
     else:
         state, meta = checkpoints.restore(start, abstract)
-        _refuse_other_teacher(meta, teacher)
+        _refuse_other_files(meta, teacher, data)
         state = _with_frozen(state, abstract, workdir)
         provenance = meta["init_from"]
         log.info("restored step %d of %s", start, workdir)
@@ -207,7 +207,14 @@ def _claim(run: RunFolder, cfg: ConfigDict) -> None:
     write_whole(file, json.dumps(new, indent=2) + "\n")
 
 
-def _refuse_other_teacher(meta: dict[str, Any], teacher: build.Teacher | None) -> None:
+def _refuse_other_files(
+    meta: dict[str, Any], teacher: build.Teacher | None, data: build.Data
+) -> None:
+    if meta.get("clips") != data.clips:
+        raise UserError(
+            "data.clips is not the list that the run was started with: the file has changed; put "
+            "it back or use a new --workdir"
+        )
     now = (teacher.provenance if teacher else None) or {}
     before = meta.get("teacher") or {}
     if before.get("sha256") != now.get("sha256"):

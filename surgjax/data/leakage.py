@@ -5,7 +5,7 @@ them: Cholec80 frames at 1 fps in one store and at 25 fps in another are the sam
 one that a store knows under another dataset's name, if it is held out there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -65,11 +65,15 @@ def usable_videos(stores: list[Store], drop_held_out: bool = True) -> tuple[list
       UserError: nothing of a store is left.
     """
     everything = [np.ones(len(store), bool) for store in stores]
-    held_out = set()
-    if drop_held_out:
-        held_out = _held_out_cases(stores, lambda store: store.held_out_columns)
-        held_out |= {row["case"] for s in stores for row in s.same_cases() if row["held_out"]}
-    return _without(names_of(stores, held_out), stores, everything)
+    held_out = held_out_cases(stores) if drop_held_out else set()
+    return _without(held_out, stores, everything)
+
+
+def held_out_cases(stores: Sequence[Store]) -> set[str]:
+    """Cases that pretraining leaves out, under all their names."""
+    found = _held_out_cases(stores, lambda store: store.held_out_columns)
+    found |= {row["case"] for s in stores for row in s.same_cases() if row["held_out"]}
+    return names_of(stores, found)
 
 
 def names_of(stores: Iterable[Store], cases: Iterable[str]) -> set[str]:
@@ -118,7 +122,7 @@ def _without(
     return masks, report
 
 
-def _held_out_cases(stores: list[Store], columns_of) -> set[str]:
+def _held_out_cases(stores: Sequence[Store], columns_of) -> set[str]:
     """Cases with any split value but train or null: an unknown name may well mean a test set."""
     found = []
     for store in stores:

@@ -4,7 +4,8 @@ A sample is a clip's first frame; every start at which the whole clip fits is on
 listed: samples are numbered video by video and store by store, and a number is turned into (store,
 video, start) by a search in cumulative counts. Each store is passed in a new random order every
 epoch, the next epoch begins when every sample was delivered, and the stores take turns by exact
-quotas, so the position of a run is the step and nothing else.
+quotas, so the position of a run is the step and nothing else. Of a curated list of clips, samples
+are the starts inside the clips, and an epoch gives every clip as many turns as its weight.
 """
 
 import math
@@ -26,9 +27,12 @@ ROW = np.dtype(
         ("crop_seed", np.uint64),
     ]
 )
+# Stored frames [first, end) of a video (row of videos.parquet) and its turns in an epoch, above 0.
+SPAN = np.dtype([("video", "i4"), ("first", "i8"), ("end", "i8"), ("weight", "f8")])
 
 # First words of the hash keys, so that no two uses of a seed share a stream.
-_ORDER, _SHUFFLE, _CROP = 1, 2, 3
+_ORDER, _SHUFFLE, _CROP, _OFFSET, _START = 1, 2, 3, 4, 5
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: its multiples are spread evenly
 _ROUNDS = 8
 _QUOTA_BITS = np.uint64(32)
 
@@ -221,7 +225,10 @@ class Plan:
 
     def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
         """The samples of one store."""
-        return _Samples(store, mask, self.clip)
+        strides = self.clip.strides(store)
+        counts = np.where(mask, store.frames - (self.clip.frames - 1) * strides, 0)
+        videos = np.flatnonzero(counts > 0)
+        return _Samples(videos, np.zeros(len(videos), np.int64), counts[videos], strides[videos])
 
     def _again(self, rows: int) -> np.ndarray:
         """What tells the repeats of a sample apart in `index`, int64 (rows,)."""
@@ -248,28 +255,128 @@ class Plan:
         return permute(position, size, _key(self.seed, _ORDER, store, epoch))
 
 
-class _Samples:
-    """The numbered samples of one store: video by video, start by start."""
+class CuratedPlan(Plan):
+    """The order of a run on chosen spans of time alone.
 
-    def __init__(self, store: Store, mask: np.ndarray, clip: ClipShape):
-        strides = clip.strides(store)
-        counts = np.where(mask, store.frames - (clip.frames - 1) * strides, 0)
-        self._videos = np.flatnonzero(counts > 0).astype(np.int32)
-        self._strides = strides[self._videos].astype(np.int32)
-        self._ends = np.cumsum(counts[self._videos])
+    A sample is a start at which the whole clip lies inside a span. A span shorter than a clip has
+    one, which centres the clip on it, moved to lie within the video. In an epoch of a store every
+    span has as many turns as its weight, each at a random start. Weights that are no whole numbers
+    are rounded up or down, in every epoch anew, so that their sums over epochs are right
+    (systematic sampling: Madow 1949, "On the theory of systematic sampling, II"). Weights with a
+    mean below one are scaled to a mean of one, so that an epoch has a turn a span or more.
+
+    Args:
+      stores, masks, clip, batch_size, seed, clips_per_window, repeats: as in `Plan`.
+      weights: "" for stores in proportion to their turns in an epoch, or one number a store.
+      spans: of each store, dtype SPAN (n,).
+
+    Attributes:
+      videos: bool (videos,) of each store, those that are drawn from.
+      report: how many spans are used, and why others are not, in a line.
+
+    Raises:
+      UserError: no span of a store is left, or as in `Plan`.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        masks: Sequence[np.ndarray],
+        clip: ClipShape,
+        batch_size: int,
+        seed: int,
+        weights: str = "",
+        *,
+        spans: Sequence[np.ndarray],
+        clips_per_window: int = 1,
+        repeats: int = 1,
+    ):
+        dropped, kept = {"of held-out cases": 0, "of videos shorter than a clip": 0}, []
+        for store, mask, given in zip(stores, masks, spans, strict=True):
+            fits = store.frames > (clip.frames - 1) * clip.strides(store)
+            for reason, passes in zip(dropped, (mask, fits), strict=True):
+                passed = passes[given["video"]]
+                dropped[reason] += int((~passed).sum())
+                given = given[passed]
+            if not len(given):
+                raise UserError(
+                    f"data.clips leaves no clip of {store.path} to train on: they are all of "
+                    f"held-out cases or of videos shorter than {clip.frames} frames at stride "
+                    f"{clip.stride}; list others, or leave the store out of both"
+                )
+            kept.append(given)
+        self.videos = [
+            np.isin(np.arange(len(s)), k["video"]) for s, k in zip(stores, kept, strict=True)
+        ]
+        self._weight_ends = [np.cumsum(k["weight"]) for k in kept]
+        self._turns = [max(round(float(ends[-1])), len(ends)) for ends in self._weight_ends]
+        unused = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+        self.report = f"{sum(map(len, self._weight_ends))} clips; not used: {unused}"
+        super().__init__(
+            *(stores, kept, clip, batch_size, seed),  # kept: in place of masks
+            weights if weights.strip() else ",".join(map(str, self._turns)),
+            clips_per_window=clips_per_window,
+            repeats=repeats,
+        )
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps after which as many clips were delivered as there are turns in an epoch."""
+        return sum(self._turns) / self.batch_size
+
+    def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
+        video, first, end = (mask[name] for name in ("video", "first", "end"))
+        strides = self.clip.strides(store)[video]
+        length = (self.clip.frames - 1) * strides
+        centred = np.clip((first + end - 1 - length) // 2, 0, store.frames[video] - 1 - length)
+        counts = end - first - length
+        starts = np.where(counts > 0, first, centred)
+        return _Samples(video, starts, np.maximum(counts, 1), strides)
+
+    def _nth_sample(self, store: int, nth: np.ndarray) -> np.ndarray:
+        ends, turns = self._weight_ends[store], self._turns[store]
+        epoch, turn = np.divmod(nth, np.uint64(turns))
+        turn = permute(turn, turns, _key(self.seed, _ORDER, store, epoch))
+        # One point in each of as many equal parts of the weights' sum as there are turns.
+        offset = (_key(self.seed, _OFFSET, store) + epoch * _GOLDEN) >> np.uint64(40)
+        points = (turn + (offset + 0.5) / 2**24) * (ends[-1] / turns)
+        span = np.searchsorted(ends, points, side="right").clip(max=len(ends) - 1)
+        return self._samples[store].random(span, _key(self.seed, _START, store, nth))
+
+
+class _Samples:
+    """The numbered samples of one store: segment by segment, start by start. Each segment has a
+    video, a first start, a number of starts (at least 1), and a stride."""
+
+    def __init__(
+        self, video: np.ndarray, first: np.ndarray, counts: np.ndarray, strides: np.ndarray
+    ):
+        self._videos, self._first = video.astype(np.int32), first.astype(np.int64)
+        self._strides = strides.astype(np.int32)
+        self._ends = np.cumsum(counts)
         self.count = int(self._ends[-1]) if len(self._ends) else 0
+
+    def random(self, segment: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """A sample number (n,) of each segment (n,) by keys (n,), all of its starts alike."""
+        base, count = self._bounds(segment)
+        return base + (keys % count.astype(np.uint64)).astype(np.int64)
 
     def window(self, local: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Video (n,), start (k, n) and sample number (k, n) of the k clips of n windows."""
         slot = np.searchsorted(self._ends, local, side="right")
-        base = np.where(slot > 0, self._ends[slot - 1], 0)
+        base, count = self._bounds(slot)
         start = local - base
-        stride, count = self._strides[slot].astype(np.int64), self._ends[slot] - base
+        stride = self._strides[slot].astype(np.int64)
         phase = start % stride
-        of_phase = -(-(count - phase) // stride)  # starts of this phase in the video
+        of_phase = -(-(count - phase) // stride)  # starts of this phase in the segment
         nth = (start // stride + np.arange(k)[:, None]) % of_phase
         starts = phase + stride * nth
-        return self._videos[slot], starts, base + starts
+        return self._videos[slot], self._first[slot] + starts, base + starts
+
+    def _bounds(self, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First sample number (n,) of segments (n,), and how many samples they have (n,)."""
+        base = np.where(segment > 0, self._ends[segment - 1], 0)
+        return base, self._ends[segment] - base
 
 
 def permute(positions: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:

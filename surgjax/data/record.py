@@ -8,7 +8,7 @@ A store is a folder:
     videos.parquet             one row a video (VIDEO_COLUMNS, split_<name>, qc_<flag>)
     labels/<task>.parquet      one row a labelled stored frame
     captions.parquet           one row a caption (CAPTION_COLUMNS), where the source has them
-    clips.parquet              where the source has them
+    clips.parquet              where the source has them, or `data_prep clips` cut them
     same_cases.parquet         cases that are in other datasets too (SAME_CASE_COLUMNS), if any
     quarantine.parquet         what could not be read, and why
 
