@@ -15,13 +15,13 @@ The catalogue comes from outside: it is opened read-only, and nothing it says is
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from data_prep import manifest, recordings
 from data_prep.captions import fitting
+from data_prep.catalogue import opened
 from data_prep.sources import About, Found, LabelTable, Times, Video
 from surgjax.errors import UserError
 
@@ -55,7 +55,7 @@ ABOUT = About(
 
 def recognises(root: Path) -> bool:
     try:
-        with _opened(root / CATALOGUE) as database:
+        with opened(root / CATALOGUE) as database:
             database.execute("SELECT video_id FROM videos LIMIT 0")
             return True
     except UserError:
@@ -84,7 +84,7 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
 
 def captions(root: Path, ends: Mapping[str, float | None]) -> list[dict]:
     """Captions of the videos in `ends`. Raises UserError for a damaged catalogue."""
-    with _opened(root / CATALOGUE) as database:
+    with opened(root / CATALOGUE) as database:
         return fitting(map(_caption, database.execute(CAPTIONS)), ends)
 
 
@@ -115,25 +115,9 @@ def _files(root: Path, rows: Mapping[str, sqlite3.Row]) -> recordings.Recordings
     return found
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """The catalogue, read-only, its functions and views distrusted. Raises UserError."""
-    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-    try:
-        with closing(sqlite3.connect(address, uri=True)) as database:  # loads no extensions
-            database.row_factory = sqlite3.Row
-            database.execute("PRAGMA trusted_schema = OFF")
-            database.execute("PRAGMA query_only = ON")
-            yield database
-    except sqlite3.Error as error:
-        raise UserError(
-            f"{path.name}: {error}; expected SurgLaVi's SQLite catalogue; get the file again"
-        ) from error
-
-
 def _videos(path: Path) -> tuple[dict[str, sqlite3.Row], list[str]]:
     """video_id -> row, and warnings. Raises UserError naming what the catalogue lacks."""
-    with _opened(path) as database:
+    with opened(path) as database:
         rows = {str(_whole(row, "video_id")): row for row in database.execute(VIDEOS)}
         database.execute(f"{CAPTIONS} LIMIT 0")  # a missing table or column is told at once
         tables = [row["name"] for row in database.execute("SELECT name FROM sqlite_master")]
