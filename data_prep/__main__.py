@@ -6,8 +6,8 @@ import sys
 
 VERBS = {
     "synthesize": "render a labelled corpus to try everything on",
+    "catalogue": "explore: what a catalogue of web videos holds, in numbers and pictures",
     "download": "fetch the videos that a catalogue names",
-    "explore": "numbers and pictures of a catalogue",
     "datasets": "public datasets that are read as they were downloaded",
     "check": "what is under a folder, what is odd, what a store of it would take",
     "shards": "write a store from videos",

@@ -9,6 +9,7 @@ functions, views and triggers distrusted, an id is letters, digits, - and _, an 
 https. Only such an id ever names a file.
 """
 
+import argparse
 import csv
 import json
 import re
@@ -58,6 +59,21 @@ class Catalogue:
     entries: list[Entry]
     refused: list[str]
     without_address: int = 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from data_prep import explore  # which reads catalogues with this module
+
+    words = {"description": explore.__doc__, "help": "numbers and pictures of a catalogue"}
+    form = argparse.RawDescriptionHelpFormatter
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    explore.add_arguments(actions.add_parser("explore", formatter_class=form, **words))
+
+
+def main(args: argparse.Namespace) -> int:
+    from data_prep import explore
+
+    return explore.main(args)
 
 
 def read(path: Path) -> Catalogue:

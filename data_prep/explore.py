@@ -1,4 +1,4 @@
-"""`python -m data_prep explore CATALOGUE`: what a catalogue of videos and captions holds.
+"""`python -m data_prep catalogue explore CATALOGUE`: what a catalogue of videos holds.
 
     OUT/explore.html    counts, pictures and sample captions in one file that needs no network
     OUT/explore.png     the pictures

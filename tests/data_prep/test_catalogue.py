@@ -240,7 +240,7 @@ def test_counts_by_sql(tmp_path, capsys):
         "UPDATE videos SET procedure_type = '<script>alert(1)</script> $x$' WHERE video_id = 1",
     )
     out = tmp_path / "out"
-    assert main(["explore", str(path), "--out", str(out)]) == 0
+    assert main(["catalogue", "explore", str(path), "--out", str(out)]) == 0
     said = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:-1])
     pair = "CAST(is_surgical_content AS REAL) = 1 AND CAST(is_descriptive AS REAL) = 1"
     with closing(sqlite3.connect(path)) as made:
@@ -274,7 +274,7 @@ def test_counts_by_sql(tmp_path, capsys):
     assert "http" not in page.replace("http-equiv", "") and "data:image/png;base64," in page
     assert (out / "explore.png").read_bytes()[1:4] == b"PNG"
     first = (out / "explore.html").read_bytes()
-    assert main(["explore", str(path), "--out", str(out)]) == 0
+    assert main(["catalogue", "explore", str(path), "--out", str(out)]) == 0
     assert (out / "explore.html").read_bytes() == first
 
 
@@ -282,14 +282,14 @@ def test_missing_tables_are_said(tmp_path, capsys):
     path = database(
         tmp_path, "CREATE TABLE videos (video_id, youtube_id); INSERT INTO videos VALUES (1, 'a')"
     )
-    assert main(["explore", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["catalogue", "explore", str(path), "--out", str(tmp_path / "out")]) == 0
     assert "has no table captions" in capsys.readouterr().out
 
 
 def test_explore_of_a_csv(tmp_path, capsys):
     text = "video_id,url,duration,specialty\na,http://a.org,3600,liver\nb,,x,\n"
     path = csv_file(tmp_path, text)
-    assert main(["explore", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["catalogue", "explore", str(path), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "hours                                1.0" in said
     assert "videos with an address                 1" in said
@@ -303,7 +303,7 @@ def test_odd_values_in_pictures(tmp_path, capsys):
         {"video_id": "c", "url": "x", "specialty": ["list"], "duration": {}, "year": True},
     ]
     path = json_file(tmp_path, *rows)
-    assert main(["explore", str(path), "--out", str(tmp_path / "out")]) == 0
+    assert main(["catalogue", "explore", str(path), "--out", str(tmp_path / "out")]) == 0
     page = (tmp_path / "out" / "explore.html").read_text()
     assert "手術" in page and "\x1b" not in page and "&lt;b&gt;" in page and "<b>" not in page
     assert "\x1b" not in capsys.readouterr().out
