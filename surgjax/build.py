@@ -93,7 +93,7 @@ def open_data(cfg: ConfigDict) -> Data:
             repeats=data.repeats,
         )
     elif objective.samples == "captioned":
-        masks, leakage = usable_videos(stores, data.drop_held_out)
+        masks, leakage = usable_videos(stores, data.held_out)
         options = Captions(**to_dict(data.captions))
         words = open_words(to_dict(cfg.objective), lambda: training_texts(stores, masks, options))
         plan = CaptionedPlan(
@@ -104,7 +104,7 @@ def open_data(cfg: ConfigDict) -> Data:
         log.info("training on %s", plan.report)
         return Data(stores, clip, augment, plan, leakage, words)
     else:
-        masks, leakage = usable_videos(stores, data.drop_held_out)
+        masks, leakage = usable_videos(stores, data.held_out)
         order = (stores, masks, clip, cfg.batch_size, cfg.seed, data.weights)
         sharing = {"clips_per_window": data.clips_per_window, "repeats": data.repeats}
         if data.clips:

@@ -43,7 +43,7 @@ def defaults() -> ConfigDict:
     cfg.data.crop_aspect = "0.75,1.3333"  # of resized: width / height, from, to
     cfg.data.flip = 0.0  # chance of a mirrored clip
     cfg.data.rand_augment = ""  # "m7-n4": magnitude of 10, number of operations
-    cfg.data.drop_held_out = True  # False: pretrain on validation and test cases too, and say so
+    cfg.data.held_out = "every"  # splits whose val and test cases pretraining drops; none, or names
     cfg.data.split = "official"  # supervised: whose training part is learnt from
     cfg.data.anchor = "last"  # supervised: where in a clip the labelled frame lies; or middle
     cfg.data.captions = ConfigDict()  # video-text: see Captions in data/captioned.py

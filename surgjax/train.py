@@ -79,7 +79,7 @@ def _train(
     abstract = learner.abstract(mesh)
     teacher = build.load_teacher(cfg, learner, mesh)
     data = build.open_data(cfg)
-    _print_leakage(data.leakage, cfg.data.drop_held_out)
+    _print_leakage(data.leakage, cfg.data.held_out)
 
     checkpoints = Checkpoints(
         workdir / "checkpoints", cfg.checkpoint.keep, cfg.checkpoint.keep_every
@@ -233,9 +233,11 @@ def _with_frozen(state: TrainState, abstract: TrainState, run: Path) -> TrainSta
     return TrainState(state.step, state.params, unflatten(frozen), state.opt_state, state.ema)
 
 
-def _print_leakage(report: dict[str, Any], drop_held_out: bool) -> None:
-    if not drop_held_out:
-        log.warning("validation and test cases are trained on too; later tables will say so")
+def _print_leakage(report: dict[str, Any], held_out: str) -> None:
+    if held_out != "every":
+        log.warning(
+            "data.held_out=%s: other held-out cases are trained on; tables say so", held_out
+        )
     log.info(
         "training on %d videos of %d cases; dropped %d videos of held-out cases (%s)",
         report["kept"],

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from surgjax.data.store import Store
 from surgjax.errors import UserError
 
+EVERY, NONE = "every", "none"
+
 
 def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], dict]:
     """Which videos supervised training may use: the training part of one split.
@@ -48,12 +50,13 @@ def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], 
     return _without(names_of(stores, held_out), stores, chosen)
 
 
-def usable_videos(stores: list[Store], drop_held_out: bool = True) -> tuple[list[np.ndarray], dict]:
+def usable_videos(stores: list[Store], held_out: str = EVERY) -> tuple[list[np.ndarray], dict]:
     """Which videos pretraining may use.
 
     Args:
-      drop_held_out: False keeps validation and test cases, as some published recipes did; tables
-        then say that the model saw them.
+      held_out: whose validation and test cases are left out: "every" known split but folds,
+        "none", as in some published recipes, or names of splits with commas, to repeat a recipe.
+        Tables then say that the model saw what it saw.
 
     Returns:
       One bool array (videos,) a store, and a report: {"kept", "dropped": videos over all stores,
@@ -62,16 +65,33 @@ def usable_videos(stores: list[Store], drop_held_out: bool = True) -> tuple[list
       of names of held-out cases}.
 
     Raises:
-      UserError: nothing of a store is left.
+      UserError: an unknown split, or nothing of a store is left.
     """
     everything = [np.ones(len(store), bool) for store in stores]
-    held_out = held_out_cases(stores) if drop_held_out else set()
-    return _without(held_out, stores, everything)
+    return _without(held_out_cases(stores, held_out), stores, everything)
 
 
-def held_out_cases(stores: Sequence[Store]) -> set[str]:
-    """Cases that pretraining leaves out, under all their names."""
-    found = _held_out_cases(stores, lambda store: store.held_out_columns)
+def held_out_cases(stores: Sequence[Store], held_out: str = EVERY) -> set[str]:
+    """Cases that pretraining leaves out, under all their names; `held_out` as in `usable_videos`.
+
+    Raises:
+      UserError: no store has such a split.
+    """
+    if held_out == NONE:
+        return set()
+    columns_of = lambda store: store.held_out_columns  # noqa: E731
+    if held_out != EVERY:
+        columns = {f"split_{name.strip()}" for name in held_out.split(",")}
+        known = {column for store in stores for column in store.split_columns}
+        if unknown := sorted(columns - known):
+            names = sorted(column.removeprefix("split_") for column in known)
+            raise UserError(
+                f"data.held_out={held_out}: no store has a split "
+                f"{unknown[0].removeprefix('split_')!r}; expected {EVERY}, {NONE}, or some of "
+                f"{', '.join(names) or 'no splits at all'}"
+            )
+        columns_of = lambda store: [c for c in store.split_columns if c in columns]  # noqa: E731
+    found = _held_out_cases(stores, columns_of)
     found |= {row["case"] for s in stores for row in s.same_cases() if row["held_out"]}
     return names_of(stores, found)
 

@@ -145,9 +145,11 @@ def _intended(config: Mapping[str, Any]) -> str:
 
 
 def _held_out(config: Mapping[str, Any]) -> str:
-    if config["data"].get("drop_held_out", True):
-        return "Test and validation cases of the known splits were left out"
-    return "Test and validation cases were NOT left out (data.drop_held_out=False)"
+    splits = config["data"].get("held_out", "every")
+    if splits == "none":
+        return "Test and validation cases were NOT left out (data.held_out=none)"
+    which = "the known splits" if splits == "every" else f"the splits {splits}"
+    return f"Test and validation cases of {which} were left out"
 
 
 def _front_matter(meta: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -319,7 +319,7 @@ def test_a_config_takes_a_list(stores, tmp_path, caplog):
     only = listed(tmp_path / "held.parquet", [("a", 1, 0, 3000, 1)])
     with pytest.raises(UserError, match="leaves no clip of .*a to train on"):
         build.open_data(tiny(stores["a"].path, data__clips=str(only)))
-    kept = tiny(stores["a"].path, data__clips=str(only), data__drop_held_out=False)
+    kept = tiny(stores["a"].path, data__clips=str(only), data__held_out="none")
     assert build.open_data(kept).leakage["cases"] == ["made/video01"]
     one = tiny(stores["a"].path, data__clips=str(listed(tmp_path / "x", SOME[:1])))
     assert build.open_data(one).leakage["cases"] == ["made/video00"]

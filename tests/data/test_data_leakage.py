@@ -79,13 +79,25 @@ def test_other_names_of_a_case_count(tmp_path, make_tables):
     assert masks[0].tolist() == [True, False, False] and masks[1].tolist() == [False, True]
     assert names_of(stores, ["m2cai16/y"]) == {"m2cai16/x", "m2cai16/y", "cholect50/VID03"}
 
-    masks, report = usable_videos(stores, drop_held_out=False)
+    masks, report = usable_videos(stores, "none")
     assert all(mask.all() for mask in masks) and report["dropped"] == 0
     assert set(report["names"]) - set(report["cases"]) == {"m2cai16/x", "m2cai16/y"}
     # A published split elsewhere is no reason to leave a case out of supervised training here.
     make_tables(tmp_path / "tuned", [9] * 2, case=triplets[1:], split_own=["train", "train"])
     same(tmp_path / "tuned", ("cholect50/VID03", "m2cai16/x", True))
     assert training_videos([open_store(tmp_path / "tuned")], "own")[0][0].all()
+
+
+def test_chosen_splits_hold_out_and_an_unknown_one_is_told(tmp_path, make_tables):
+    parts = {"split_paper": ["train", "test", "train"], "split_other": ["val", "train", "train"]}
+    make_tables(tmp_path / "s", [9] * 3, case=cases(1, 2, 3), **parts)
+    same(tmp_path / "s", ("cholec80/video03", "x/3", True))
+    stores = [open_store(tmp_path / "s")]
+    assert usable_videos(stores, "paper")[0][0].tolist() == [True, False, False]
+    with pytest.raises(UserError, match="nothing is left"):
+        usable_videos(stores, "other, paper")
+    with pytest.raises(UserError, match="data.held_out=papr: no store has a split 'papr'; .*paper"):
+        usable_videos(stores, "papr")
 
 
 def test_folds_are_not_held_out_in_pretraining(tmp_path, make_tables):
