@@ -210,7 +210,8 @@ def test_towers_of_a_run_become_public_folders(store, tmp_path, monkeypatch):
         export(tmp_path / "run", tmp_path / "clip", format="clip")
 
 
-@pytest.mark.parametrize("family", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_text_towers_beside_a_video_vit_become_public_folders(store, tmp_path, monkeypatch, family):
     """With the map after them and the run's vocabulary: asked again, they give its vectors."""
     found = jax.local_devices()[:1]

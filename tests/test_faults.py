@@ -46,6 +46,7 @@ def unbroken(store, tmp_path_factory):
     return run
 
 
+@pytest.mark.fault
 def test_killed_inside_a_save_then_on_a_full_disk_then_done(store, unbroken, tmp_path):
     code, _ = finish(start(store, tmp_path, "inside_save:sigkill:4"))
     assert code == -signal.SIGKILL

@@ -165,6 +165,7 @@ def test_a_batch_is_the_mean_of_its_samples(networks, batch, gradient, step):
     assert np.mean(values) == pytest.approx(float(step[0][0]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_reference_rows_are_those_of_their_own_lengths(networks, batch):
     """Rows filled up to the longest, against each group alone without filling."""
     _, params, teacher = networks
