@@ -58,6 +58,14 @@ def read_table(path: Path, *, header: bool) -> list[list[str]]:
     return [[value.strip() for value in row] for row in csv.reader(lines, delimiter=mark)]
 
 
+def first_lines(path: Path | None, count: int) -> list[str]:
+    """The first lines of a text file, whatever its bytes, to recognise it; none without a file."""
+    if path is None or not path.is_file():
+        return []
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return [file.readline().strip() for _ in range(count)]
+
+
 @cached_by_file
 def read_classes(
     path: Path,

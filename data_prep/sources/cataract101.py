@@ -52,11 +52,7 @@ Starts = dict[str, list[tuple[int, int, int]]]  # case -> line, first frame and 
 
 
 def recognises(root: Path) -> bool:
-    path = root / "annotations.csv"
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().strip() == ";".join(HEADER)
+    return label_files.first_lines(root / "annotations.csv", 1) == [";".join(HEADER)]
 
 
 def find(root: Path, **overrides: str) -> Found:

@@ -53,7 +53,8 @@ CLASSES = tuple(ABOUT.tasks["phase"]["classes"])
 
 def recognises(root: Path) -> bool:
     paths = recordings.search(root, PLACES, NAME).paths.values()
-    rows = (_first_row(_file(root, path)) for path in paths)
+    lines = (label_files.first_lines(_file(root, path), 1) for path in paths)
+    rows = (line.split(",") for first in lines for line in first)
     return any(len(row) == 2 and row[1].strip() in CLASSES for row in rows)
 
 
@@ -92,10 +93,3 @@ def _file(root: Path, video: Path) -> Path:
     """The table of a video: beside it, else in labels/."""
     beside = video.with_suffix(".csv")
     return beside if beside.exists() else root / "labels" / beside.name
-
-
-def _first_row(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.readline().strip().split(",")

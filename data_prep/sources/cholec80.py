@@ -83,12 +83,15 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
 
 def has_layout(root: Path, about: About) -> bool:
     """Whether `root` has phase files, and the first of them this layout's class names."""
-    phase = _first_lines(root / "phase_annotations", "video*-phase.txt")
-    # Other data has a phase "Preparation" too; the instruments' header tells them apart.
-    tools = _first_lines(root / "tool_annotations", "video*-tool.txt")
+    lines = {}
+    for kind in ("phase", "tool"):
+        file = min((root / f"{kind}_annotations").glob(f"video*-{kind}.txt"), default=None)
+        lines[kind] = [line.split() for line in label_files.first_lines(file, 2)]
     phases, instruments = (about.tasks[task]["classes"] for task in ("phase", "instrument"))
-    is_phase = len(phase) == 2 and len(phase[1]) == 2 and phase[1][1] in phases
-    return is_phase and (not tools or set(tools[0][1:]) == set(instruments))
+    row = lines["phase"][1] if lines["phase"] else []
+    is_phase = len(row) == 2 and row[1] in phases
+    # Other data has a phase "Preparation" too; the instruments' header tells them apart.
+    return is_phase and (not lines["tool"] or set(lines["tool"][0][1:]) == set(instruments))
 
 
 def find_layout(
@@ -145,11 +148,3 @@ def _rows(root: Path, about: About, video: Video) -> list[tuple[str, Path, Rows]
 
 def _file(root: Path, kind: str, video_id: str) -> Path:
     return root / f"{kind}_annotations" / f"{video_id}-{kind}.txt"
-
-
-def _first_lines(folder: Path, pattern: str) -> list[list[str]]:
-    first = next(iter(sorted(folder.glob(pattern))), None)
-    if first is None:
-        return []
-    with first.open(encoding="utf-8-sig", errors="replace") as file:
-        return [file.readline().split(), file.readline().split()]
