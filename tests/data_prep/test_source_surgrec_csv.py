@@ -139,7 +139,7 @@ def test_two_lists_that_disagree(tmp_path):
 
 
 def test_paths_that_leave_the_folder_are_refused(tmp_path, capsys):
-    root = tmp_path / "root"
+    root = tmp_path / "lists"
     layout.make(root)
     (tmp_path / "secret.mp4").write_bytes(b"")
     os.symlink(tmp_path / "secret.mp4", root / "link.mp4")
@@ -148,7 +148,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, capsys):
     (root / "list.m3u8").write_text("#EXTM3U\n")
     bad = [
         "__DATA_ROOT__/../secret.mp4",
-        f"__DATA_ROOT__/{layout.STEM}/../../root/link.mp4",
+        f"__DATA_ROOT__/{layout.STEM}/../../lists/link.mp4",
         f"{tmp_path}/secret.mp4",
         f"{root}/{layout.STEM}/pylorus/b2_0-40.mp4",
         "__DATA_ROOT__/link.mp4",
