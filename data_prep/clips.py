@@ -10,7 +10,6 @@ start_ms, end_ms), which `python -m surgjax.embed` reads. Nothing is decoded.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +17,6 @@ import pyarrow.parquet as pq
 from data_prep import captions, tables
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
-from surgjax.files import write_whole
 
 CLIPS = "clips.parquet"
 SECONDS = 15.0
@@ -94,9 +92,7 @@ def note(store: Store, rows: list[dict], *, replace: bool) -> bool:
     Raises:
       UserError: the store has other clips and `replace` is False.
     """
-    file, about = store.path / CLIPS, store.path / "store.json"
-    meta = json.loads(about.read_text(encoding="utf-8"))
-    listed = meta["tables"].get(CLIPS)
+    file, listed = store.path / CLIPS, store.meta["tables"].get(CLIPS)
     if listed and file.is_file() and listed == tables.sha256(file):
         had = pq.read_table(file).to_pylist()
         if had == rows:
@@ -107,6 +103,5 @@ def note(store: Store, rows: list[dict], *, replace: bool) -> bool:
                 f"earlier cut; give --replace to lose them"
             )
     tables.write_clips(file, rows)
-    meta["tables"][CLIPS] = tables.sha256(file)
-    write_whole(about, json.dumps(meta, indent=1) + "\n")
+    tables.register(store.path, CLIPS)
     return True

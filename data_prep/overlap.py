@@ -7,7 +7,6 @@ pretraining then leaves out a case that is held out under its other name, and ev
 """
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,6 @@ from data_prep import tables
 from data_prep.merge import SAME_CASES
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
-from surgjax.files import write_whole
 
 SIDE, KEPT = 32, 8  # pixels a side that are transformed, lowest frequencies a side that count
 FLAT = 12.0  # deviation of grey values below which a frame shows too little to be told apart
@@ -188,9 +186,7 @@ def note(store: Store, rows: list[dict]) -> None:
     if not known:
         return
     tables.write_same_cases(store.path / SAME_CASES, [known[key] for key in sorted(known)])
-    meta = json.loads((store.path / "store.json").read_text(encoding="utf-8"))
-    meta["tables"][SAME_CASES] = tables.sha256(store.path / SAME_CASES)
-    write_whole(store.path / "store.json", json.dumps(meta, indent=1) + "\n")
+    tables.register(store.path, SAME_CASES)
     print(f"{store.path}: {len(known)} other names of its cases are noted")
 
 

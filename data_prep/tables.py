@@ -1,6 +1,7 @@
 """The store's tables: written whole or not at all, checked where a person wrote the source."""
 
 import hashlib
+import json
 from collections.abc import Container
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from data_prep.sources import LabelTable, Refused, number, read_rows
 from surgjax.data.record import CAPTION_COLUMNS, SAME_CASE_COLUMNS, VIDEO_COLUMNS
 from surgjax.errors import UserError, nearest
-from surgjax.files import whole
+from surgjax.files import whole, write_whole
 
 ROWS_IN_MEMORY = 1_000_000  # rows of a label table gathered before they are written
 
@@ -113,6 +114,14 @@ def write_same_cases(path: Path, rows: list[dict]) -> None:
     """same_cases.parquet."""
     columns = {name: pa.type_for_alias(kind) for name, kind in SAME_CASE_COLUMNS.items()}
     _write(path, rows, pa.schema(columns))
+
+
+def register(store: Path, name: str) -> None:
+    """Put the digest of a table that a finished store has got into its store.json."""
+    about = store / "store.json"
+    meta = json.loads(about.read_text(encoding="utf-8"))
+    meta["tables"][name] = sha256(store / name)
+    write_whole(about, json.dumps(meta, indent=1) + "\n")
 
 
 def span(row: dict[str, str], where: str, videos: Container[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ skill are not read, as nobody has confirmed what the columns of their files mean
 from pathlib import Path
 
 from data_prep import label_files, recordings
-from data_prep.sources import About, Found, LabelTable, Times, Video
+from data_prep.sources import About, Found, LabelTable, Times, Video, cholec80
 from data_prep.video import probe
 
 PLACES = ("Videos/Hei-Chole*.*", "Hei-Chole*.*")
@@ -28,20 +28,7 @@ ABOUT = About(
     access="registration for the challenge",
     layout="from-code",
     evidence="converters of other groups; phase files only",
-    tasks={
-        "phase": {
-            "kind": "one_of_n",
-            "classes": [
-                "Preparation",
-                "CalotTriangleDissection",
-                "ClippingCutting",
-                "GallbladderDissection",
-                "GallbladderPackaging",
-                "CleaningCoagulation",
-                "GallbladderRetraction",
-            ],
-        }
-    },
+    tasks={"phase": cholec80.ABOUT.tasks["phase"]},
 )
 CLASSES = tuple(ABOUT.tasks["phase"]["classes"])
 

@@ -10,7 +10,7 @@ video. Files ending in _timestamp.txt and _pred.txt are no labels.
 from pathlib import Path
 
 from data_prep import label_files, recordings
-from data_prep.sources import About, Found, LabelTable, Times, Video
+from data_prep.sources import About, Found, LabelTable, Times, Video, cholec80
 
 FPS = 25
 PLACES = ("train_dataset/workflow_video_*", "test_dataset/test_workflow_video_*")
@@ -28,16 +28,7 @@ ABOUT = About(
     tasks={
         "phase": {
             "kind": "one_of_n",
-            "classes": [
-                "TrocarPlacement",
-                "Preparation",
-                "CalotTriangleDissection",
-                "ClippingCutting",
-                "GallbladderDissection",
-                "GallbladderPackaging",
-                "CleaningCoagulation",
-                "GallbladderRetraction",
-            ],
+            "classes": ["TrocarPlacement", *cholec80.ABOUT.tasks["phase"]["classes"]],
         }
     },
 )

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import small_videos as make
-import web as server
 from web import FAST, names, rows, run, table
 
 from data_prep import download, fetching, jobs
@@ -21,22 +19,6 @@ from data_prep.fetching import Failed, Pace, Wanted
 from surgjax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return make.write_video(tmp_path_factory.mktemp("small") / "small.mp4", 50)
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    return server.large_video(tmp_path_factory.mktemp("large") / "large.mp4")
-
-
-@pytest.fixture
-def web():
-    with server.serve() as running:
-        yield running
 
 
 def test_whole_downloads(tmp_path, web, small, capsys):

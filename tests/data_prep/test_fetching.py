@@ -20,22 +20,6 @@ TWO = ONE + b"<video src='/y.mp4'></video>"
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    return make.write_video(tmp_path_factory.mktemp("small") / "small.mp4", 50)
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    return server.large_video(tmp_path_factory.mktemp("large") / "large.mp4")
-
-
-@pytest.fixture
-def web():
-    with server.serve() as running:
-        yield running
-
-
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 def test_truncated_files(tmp_path, web, large, share):
     """Whole as the server sees it, so yt-dlp reports success."""
