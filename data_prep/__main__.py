@@ -12,6 +12,7 @@ VERBS = {
     "check": "what is under a folder, what is odd, what a store of it would take",
     "shards": "write a store from videos",
     "inspect": "pictures and counts of a store",
+    "inventory": "the table of a corpus, and how near it is to a benchmark",
     "clips": "cut the videos of a store into clips, for curation",
     "overlap": "operations that are in several stores, by their pictures",
     "verify": "digests and decode check of a store",

@@ -42,7 +42,7 @@ def reader(source: ModuleType, root: Path, given: Path | None) -> Reader | None:
         raise UserError(f"--captions {given} is no file; expected a csv file with captions")
     file = given or root / FILE
     if file.is_file():
-        return functools.partial(read, file)
+        return functools.partial(read, file, rename=getattr(source, "rename", str))
     if hasattr(source, "captions"):
         return functools.partial(source.captions, root)
     return None
@@ -69,11 +69,16 @@ def ends_in_store(store: Store) -> dict[str, float | None]:
     return ends
 
 
-def read(path: Path, ends: Mapping[str, float | None]) -> list[dict]:
-    """Rows of CAPTION_COLUMNS in the order of a csv file; `ends` and errors as of `checked`."""
+def read(
+    path: Path, ends: Mapping[str, float | None], rename: Callable[[str], str] = str
+) -> list[dict]:
+    """Rows of CAPTION_COLUMNS in the order of a csv file; `ends` and errors as of `checked`,
+    `rename` as of `tables.clips`."""
     required = ["video_id", "start_ms", "end_ms", "level", "text"]
     optional = ("caption_id", "raw_text", "surgical", "descriptive")
-    return checked(read_rows(path, required, optional), ends)
+    rows = read_rows(path, required, optional)
+    renamed = ((at, row | {"video_id": rename(row["video_id"])}) for at, row in rows)
+    return checked(renamed, ends)
 
 
 def checked(

@@ -16,8 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_prep import captions, sources, tables
-from data_prep.plan import PROBE_THREADS, Settings, expected_frames, frame_bytes, size_on_disk
-from data_prep.shards import parse_fps, show_size, source_of
+from data_prep.options import (
+    add_codec_arguments,
+    add_source_arguments,
+    settings_of,
+    source_of,
+)
+from data_prep.plan import PROBE_THREADS, Settings, expected_frames, size_on_disk
+from data_prep.shards import show_size
 from data_prep.sources import Found, Video
 from data_prep.video import Header, Unreadable, probe, stored_size, suffix
 from surgjax.errors import DAMAGE, UserError
@@ -32,12 +38,10 @@ LAYOUT_LINES = 60  # of a layout report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from data_prep.shards import add_source_arguments
-
     add_source_arguments(parser)
     parser.add_argument("--fps", default="1", help="rate of the store to estimate (default 1)")
     parser.add_argument("--short-side", type=int, default=320, help="pixels (default 320)")
-    parser.add_argument("--quality", type=int, default=90, help="JPEG quality (default 90)")
+    add_codec_arguments(parser)
     parser.add_argument(
         "--layout", action="store_true", help="only print a report of the folder, digits as #"
     )
@@ -45,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0, or 1 when something is damaged. Raises UserError when there is nothing."""
-    settings = Settings(parse_fps(args.fps), args.short_side, args.quality, 1)
+    settings = settings_of(args)
     if not args.root.is_dir():
         raise UserError(f"--root {args.root} is no folder; expected the one with the videos")
     if args.layout:
@@ -84,9 +88,11 @@ def main(args: argparse.Namespace) -> int:
     _list("damaged or refused", damage)
     if not odd and not damage:
         print("  nothing odd")
-    known = "" if name == sources.FOLDER else f" --dataset {name}"
+    dataset = name if name != sources.FOLDER else about.get("dataset")
+    known = f" --dataset {dataset}" if dataset else ""
     print(
         f"next: python -m data_prep shards{known} --root {args.root} --out STORE --fps {args.fps}"
+        + (f" --codec {args.codec}" if args.codec != "jpeg" else "")
     )
     return DAMAGE if damage else 0
 
@@ -201,14 +207,15 @@ def _estimate(found: Found, headers, good: dict[Video, Header], settings: Settin
         count = expected_frames(header, settings.rate)
         width, height = stored_size(header.width, header.height, settings.short_side)
         frames += scale * count
-        size += scale * count * frame_bytes(width * height, settings.quality)
+        size += scale * count * settings.frame_bytes(width * height)
         pixels = header.frames * header.width * header.height
         work += scale * (pixels / DECODED_PIXELS + count / STORED_FRAMES)
     cores = len(os.sched_getaffinity(0))
     hours = work / cores / 3600
     took = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} min"
     print(
-        f"  a store at --fps {settings.fps} --short-side {settings.short_side}: about "
+        f"  a store at --fps {settings.fps} --short-side {settings.short_side} as "
+        f"{settings.codec}: about "
         f"{frames:,.0f} frames, {show_size(size)}, {took} on the {cores} cores here"
     )
 

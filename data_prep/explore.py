@@ -14,6 +14,7 @@ import math
 import random
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,21 +197,21 @@ def render(
 ) -> str:
     """The page, everything from the catalogue escaped."""
     data = base64.b64encode(picture.read_bytes()).decode("ascii")
-    body = [_table(("", "count"), counts)]
+    body = [table(("", "count"), counts)]
     body.append(f'<img alt="pictures of the numbers" src="data:image/png;base64,{data}">')
     for category in CATEGORIES:
         found = Counter(_text(row.get(category)) or "unknown" for row in videos)
         if set(found) != {"unknown"}:
             rows = [(value, f"{number:,}") for value, number in found.most_common()]
             body.append(f"<h2>{html.escape(category.replace('_', ' '))}</h2>")
-            body.append(_table(("", "videos"), rows))
+            body.append(table(("", "videos"), rows))
     chosen = random.Random(42)
     for level in _levels(captions):
         own = np.flatnonzero(captions.level == level)
         shown = sorted(chosen.sample(range(len(own)), min(SAMPLES, len(own))))
         body.append(f"<h2>{html.escape(level)}: {len(shown)} captions at random</h2>")
         body.append(
-            _table(
+            table(
                 ("video", "seconds", "caption"),
                 [
                     (captions.video[i], f"{captions.seconds[i]:.1f}", captions.text[i])
@@ -219,6 +220,18 @@ def render(
             )
         )
     return PAGE.format(title=html.escape(name), body="\n".join(body))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as an HTML table, everything escaped."""
+    lines = ["<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in header) + "</tr>"]
+    for row in rows:
+        cells = (
+            f"<td{' class=number' if cell[:1].isdigit() and i else ''}>{html.escape(cell)}</td>"
+            for i, cell in enumerate(row)
+        )
+        lines.append("<tr>" + "".join(cells) + "</tr>")
+    return "\n".join([*lines, "</table>"])
 
 
 def _levels(captions: Captions) -> list[str]:
@@ -262,17 +275,6 @@ def _violins(axis, groups: dict[str, np.ndarray], title: str) -> None:
     low = math.floor(min(np.log10(values.min()) for values in groups.values()))
     high = math.ceil(max(np.log10(values.max()) for values in groups.values()))
     axis.set_yticks(range(low, high + 1), [f"{10.0**power:g}" for power in range(low, high + 1)])
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = ["<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in header) + "</tr>"]
-    for row in rows:
-        cells = (
-            f"<td{' class=number' if cell[:1].isdigit() and i else ''}>{html.escape(cell)}</td>"
-            for i, cell in enumerate(row)
-        )
-        lines.append("<tr>" + "".join(cells) + "</tr>")
-    return "\n".join([*lines, "</table>"])
 
 
 def _text(value: object) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from surgjax.benchmark import pictures
+from surgjax.data.decode import UNREADABLE
+from surgjax.data.decode import pictures as pictures_of
 from surgjax.data.record import LEVELS
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
@@ -67,8 +69,7 @@ def inspect(store: Store, out: Path) -> str:
 
 def counts(store: Store) -> tuple[list[str], list[list]]:
     """(column names, rows): one row for each dataset, split column and part, and a total."""
-    frames, fps = store.frames, store.videos["stored_fps"].astype(np.float64)
-    hours = frames / np.where(fps > 0, fps, np.nan) / 3600
+    frames, hours = store.frames, seconds_of(store) / 3600
     dataset = store.videos["dataset"].astype(str)
     header = ["dataset", "split", "part", "videos", "cases", "hours", "frames"]
     case, rows = store.videos["case"].astype(str), []
@@ -90,10 +91,15 @@ def counts(store: Store) -> tuple[list[str], list[list]]:
     return header, rows
 
 
+def seconds_of(store: Store) -> np.ndarray:
+    """Seconds that the stored frames of each video span, (videos,) float64."""
+    fps = store.videos["stored_fps"].astype(np.float64)
+    return store.frames / np.where(fps > 0, fps, np.nan)
+
+
 def contact_sheet(store: Store):
     """Figure with SHEET_FRAMES frames of up to SHEET_VIDEOS videos, spread over store and time."""
     import cv2
-    import simplejpeg
     from matplotlib.figure import Figure
 
     videos = _spread(np.flatnonzero(store.frames > 0), SHEET_VIDEOS)
@@ -102,10 +108,10 @@ def contact_sheet(store: Store):
         total = int(store.frames[video])
         wanted = ((np.arange(SHEET_FRAMES) + 0.5) / SHEET_FRAMES * total).astype(int)
         thumbs = []
-        for data in (store.read(video, [frame])[0] for frame in wanted):
+        for frame in wanted:
             try:
-                picture = simplejpeg.decode_jpeg(data)
-            except ValueError:  # a damaged frame is shown as a red box, not as a black one
+                picture = next(pictures_of(store, video, [frame]))
+            except UNREADABLE:  # a damaged frame is shown as a red box, not as a black one
                 thumbs.append(np.full((THUMB_HEIGHT, THUMB_HEIGHT, 3), (200, 30, 30), np.uint8))
                 continue
             width = max(1, round(picture.shape[1] * THUMB_HEIGHT / picture.shape[0]))
@@ -144,8 +150,7 @@ def ribbons(store: Store, task: str, description: dict, labels: dict[str, np.nda
 
 def histograms(store: Store):
     """Figure of duration, stored rate and resolution over the videos."""
-    fps = store.videos["stored_fps"].astype(np.float64)
-    seconds = store.frames / np.where(fps > 0, fps, np.nan)
+    fps, seconds = store.videos["stored_fps"].astype(np.float64), seconds_of(store)
     width, height = store.videos["width"], store.videos["height"]
     size = np.array([f"{w}x{h}" for w, h in zip(width, height, strict=True)])
     columns = {

@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from data_prep import captions, shared_cases, tables
+from data_prep import captions, decisions, shared_cases, tables
+from data_prep.decisions import QUALITY, Decision
 from data_prep.plan import PARTS, PLAN, Plan
 from data_prep.sources import Found, Refused, Times, Video
 from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
@@ -22,7 +24,7 @@ from surgjax.errors import UserError
 from surgjax.files import write_whole
 
 QUARANTINE = "quarantine.parquet"
-SAME_CASES = "same_cases.parquet"
+SAME_CASES, EDITS = "same_cases.parquet", "edits.parquet"
 FLAGS = ["damaged", "dark", "interlaced", "small", "variable_rate"]
 
 
@@ -45,6 +47,8 @@ def merge(
     """
     parts = [_summary(part) for part in _sidecars(plan, out)]
     refused = plan.refused + [Refused(**row) for part in parts for row in part["refused"]]
+    if "pseudonyms" in plan.adapted:
+        refused = [replace(row, path="", detail="") for row in refused]
     refused.sort(key=lambda row: (row.video_id, row.path))
     stored = [video for part in parts for video in part["videos"]]
     if not stored:
@@ -56,19 +60,23 @@ def merge(
     rows_of_captions = captioned(ends) if captioned else []
 
     shards = _name_shards(out, parts)
-    rows = _video_rows(parts, by_id, plan.settings.frames_per_record)
+    rows = _video_rows(parts, by_id, plan)
     splits = sorted({name for video in found.videos for name in video.splits})
-    tables.write_videos(out / "videos.parquet", rows, splits, FLAGS)
+    tables.write_videos(out / "videos.parquet", rows, splits)
     tables.write_quarantine(out / QUARANTINE, refused)
     tasks = write_labels(out, root, source, found, _times(_sidecars(plan, out)))
     names = ["videos.parquet", QUARANTINE, *(f"labels/{task}.parquet" for task in tasks)]
     ids = {video.video_id for video in found.videos}
-    if (root / "clips.csv").exists() and (spans := tables.clips(root / "clips.csv", ids)):
+    clips, rename = root / "clips.csv", getattr(source, "rename", str)
+    if clips.exists() and (spans := tables.clips(clips, ids, rename)):
         tables.write_clips(out / "clips.parquet", spans)
         names.append("clips.parquet")
     if same := shared_cases.rows({row["case"] for row in rows}):
         tables.write_same_cases(out / SAME_CASES, same)
         names.append(SAME_CASES)
+    if edits := _edits(plan, stored):
+        tables.write_edits(out / EDITS, edits)
+        names.append(EDITS)
     names += _write_tfds(out, shards)
 
     datasets = sorted({row["dataset"] for row in rows})
@@ -91,6 +99,7 @@ def merge(
                 "about": plan.about,
                 "datasets": datasets,
                 "splits": found.splits,
+                **({"adapted": plan.adapted} if plan.adapted else {}),
             }
         ],
         "shards": shards,
@@ -105,7 +114,13 @@ def merge(
 def clean(out: Path) -> None:
     """Remove what only an unfinished store needs."""
     shutil.rmtree(out / PARTS, ignore_errors=True)
-    (out / PLAN).unlink(missing_ok=True)
+    for file in (*leftovers(out), out / PLAN):
+        file.unlink(missing_ok=True)
+
+
+def leftovers(out: Path) -> list[Path]:
+    """Files that killed processes were writing."""
+    return [*out.glob(".*.part"), *(out / "labels").glob(".*.part")]
 
 
 def quarantine_only(out: Path, refused: list[Refused]) -> None:
@@ -143,8 +158,22 @@ def _name_shards(out: Path, parts: list[dict]) -> list[dict]:
     return shards
 
 
-def _video_rows(parts: list[dict], by_id: dict[str, Video], frames_per_record: int) -> list[dict]:
-    rows, first = [], 0
+def _quality(decision: Decision | None) -> dict[str, bool]:
+    return {f"qc_{flag}": flag in decision.flags for flag in QUALITY} if decision else {}
+
+
+def _decisions(plan: Plan) -> dict[str, Decision]:
+    return {v["video_id"]: Decision(**v["decision"]) for v in plan.videos if v.get("decision")}
+
+
+def _edits(plan: Plan, stored: list[dict]) -> list[dict]:
+    decided = _decisions(plan)
+    names = [video["video_id"] for video in stored if video["video_id"] in decided]
+    return [row for name in names for row in decisions.edits(name, decided[name])]
+
+
+def _video_rows(parts: list[dict], by_id: dict[str, Video], plan: Plan) -> list[dict]:
+    rows, first, decided = [], 0, _decisions(plan)
     for part in parts:
         for video in part["videos"]:
             about = by_id[video["video_id"]]
@@ -155,8 +184,10 @@ def _video_rows(parts: list[dict], by_id: dict[str, Video], frames_per_record: i
                 | {"frames": video["frames"], "first_record": first}
                 | {f"split_{name}": split for name, split in about.splits.items()}
                 | {f"qc_{flag}": video["flags"][flag] for flag in FLAGS}
+                | ({} if video["psnr"] is None else {"psnr": video["psnr"]})
+                | _quality(decided.get(video["video_id"]))
             )
-            first += -(-video["frames"] // frames_per_record)
+            first += -(-video["frames"] // plan.settings.frames_per_record)
     return rows
 
 

@@ -19,6 +19,7 @@ import simplejpeg
 
 from data_prep import tables
 from data_prep.merge import SAME_CASES
+from surgjax.data.decode import pictures
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
 
@@ -208,8 +209,12 @@ def _hash_video(store: Store, video: int, every_s: float) -> tuple[np.ndarray, n
 
 
 def _greys(store: Store, video: int, frames: np.ndarray) -> Iterator[np.ndarray]:
-    for jpeg in store.stream(video, frames):
-        yield simplejpeg.decode_jpeg(jpeg, "GRAY")[:, :, 0]
+    if store.codec == "jpeg":  # without the work for colour
+        for jpeg in store.stream(video, frames):
+            yield simplejpeg.decode_jpeg(jpeg, "GRAY")[:, :, 0]
+        return
+    for picture in pictures(store, video, frames):
+        yield cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
 
 def _picture_box(greys: Iterator[np.ndarray]) -> tuple[slice, slice]:

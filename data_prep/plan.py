@@ -7,11 +7,12 @@ settings only, so the finished store does not depend on who did which part, or h
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from data_prep.decisions import Decision
 from data_prep.sources import Found, Refused, Video
 from data_prep.video import Header, Unreadable, probe, stored_size
 from surgjax.data.record import MAX_RECORDS
@@ -20,6 +21,7 @@ from surgjax.files import write_whole
 
 PLAN, PARTS = "plan.json", "parts"
 MIN_RECORDS = 100  # of a part, so that small stores are not thousands of tiny files
+MAX_BLOCKS = 2_000  # of x264 in a shard: about a gigabyte
 PROBE_THREADS = 8  # opening files waits for the disk most of the time
 
 
@@ -30,14 +32,17 @@ class Settings:
     Attributes:
       fps: stored frames a second, or "native".
       short_side: pixels; smaller videos keep their size.
-      quality: JPEG quality.
+      quality: of JPEG.
       frames_per_record: consecutive frames in one record.
+      codec: jpeg or x264, with `crf` in place of `quality`.
     """
 
     fps: float | str
     short_side: int
-    quality: int
+    quality: int | None
     frames_per_record: int
+    codec: str = "jpeg"
+    crf: int | None = None
 
     @property
     def rate(self) -> float | None:
@@ -45,7 +50,21 @@ class Settings:
 
     def describe(self) -> dict:
         """The `settings` of store.json."""
-        return {**asdict(self), "codec": "jpeg", "resize": "area", "colour_subsampling": "420"}
+        known = {key: value for key, value in asdict(self).items() if value is not None}
+        return known | {"resize": "area", "colour_subsampling": "420"}
+
+    def frame_bytes(self, pixels: int) -> float:
+        """Bytes of a stored frame, fitted to laparoscopy of 96 to 720 lines, quality 80 to 95; of
+        x264 to 320 lines at 25 frames/s, crf 20 and 23."""
+        if self.codec == "x264":
+            return 0.55 * pixels**0.75 * 1.5 ** ((23 - self.crf) / 3)
+        slope = 18 if self.quality < 90 else 9.5
+        return 4.3 * pixels**0.75 * 2 ** ((self.quality - 90) / slope)
+
+    @property
+    def max_records(self) -> int:
+        """Records of a shard and of a part."""
+        return MAX_RECORDS if self.codec == "jpeg" else MAX_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -56,8 +75,10 @@ class Plan:
       name: of the store.
       source: name of the source module.
       about: the user's words about own videos (dataset, licence, ...).
+      adapted: what else decides what is stored: digests of decisions ("qc") and of the salt of
+        pseudonyms.
       videos: one dict a video: video_id, path (below the root), bytes, frames and pixels
-        (expected, stored), frames_fps, frames_prefix.
+        (expected, stored), frames_fps, frames_prefix, decision.
       refused: rows for quarantine.parquet known before decoding.
       parts: positions in `videos`, part by part.
     """
@@ -69,6 +90,7 @@ class Plan:
     videos: list[dict]
     refused: list[Refused]
     parts: list[list[int]]
+    adapted: dict[str, str] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -77,8 +99,8 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Expected size of the frames."""
-        quality = self.settings.quality
-        return round(sum(v["frames"] * frame_bytes(v["pixels"], quality) for v in self.videos))
+        size = self.settings.frame_bytes
+        return round(sum(video["frames"] * size(video["pixels"]) for video in self.videos))
 
     def write(self, out: Path) -> None:
         write_whole(out / PLAN, json.dumps(asdict(self), indent=1) + "\n")
@@ -124,8 +146,10 @@ def make_plan(
     root: Path,
     found: Found,
     headers: list[Header | Unreadable],
+    decisions: Mapping[str, Decision] | None = None,
+    adapted: dict[str, str] | None = None,
 ) -> Plan:
-    """Divide the readable videos into parts of at most MAX_RECORDS records, or one long video."""
+    """Divide the readable videos into parts of as many records as a shard, or one long video."""
     videos, refused = [], list(found.refused)
     for video, header in zip(found.videos, headers, strict=True):
         path = str(video.path.relative_to(root))
@@ -142,11 +166,12 @@ def make_plan(
                 "pixels": width * height,
                 "frames_fps": video.frames_fps,
                 "frames_prefix": video.frames_prefix,
+                "decision": asdict(decisions[video.video_id]) if decisions else None,
             }
         )
     records = [-(-video["frames"] // settings.frames_per_record) for video in videos]
     # Some 64 parts keep many workers busy.
-    limit = min(MAX_RECORDS, max(MIN_RECORDS, sum(records) // 64))
+    limit = min(settings.max_records, max(MIN_RECORDS, sum(records) // 64))
     parts, used = [], limit + 1
     for i, count in enumerate(records):
         if used + count > limit:
@@ -154,7 +179,7 @@ def make_plan(
             used = 0
         parts[-1].append(i)
         used += count
-    return Plan(name, source, about, settings, videos, refused, parts)
+    return Plan(name, source, about, settings, videos, refused, parts, adapted or {})
 
 
 def expected_frames(header: Header, rate: float | None) -> int:
@@ -162,11 +187,6 @@ def expected_frames(header: Header, rate: float | None) -> int:
     if rate is None or rate >= header.fps:
         return header.frames
     return max(1, math.ceil(header.seconds * rate - 1e-6))
-
-
-def frame_bytes(pixels: int, quality: int) -> float:
-    """Bytes of a stored frame, fitted to laparoscopy of 96 to 720 lines, quality 80 to 95."""
-    return 4.3 * pixels**0.75 * 2 ** ((quality - 90) / (18 if quality < 90 else 9.5))
 
 
 def size_on_disk(path: Path, prefix: str = "") -> int:
@@ -177,10 +197,13 @@ def size_on_disk(path: Path, prefix: str = "") -> int:
     return path.stat().st_size
 
 
-def differences(plan: Plan, name: str, source: str, about: dict, settings: Settings) -> list[str]:
+def differences(
+    plan: Plan, name: str, source: str, about: dict, settings: Settings, adapted: dict[str, str]
+) -> list[str]:
     """What the plan on disk and this command disagree about, in the user's words."""
     old = {"name": plan.name, "source": plan.source, **plan.about, **asdict(plan.settings)}
     new = {"name": name, "source": source, **about, **asdict(settings)}
+    old, new = old | plan.adapted, new | adapted
     return [
         f"{key.replace('_', '-')} {old.get(key, 'none')} there, {new.get(key, 'none')} now"
         for key in sorted(old.keys() | new.keys())

@@ -6,14 +6,14 @@ Nothing is decoded. store.json comes last, so the same command finishes what was
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from data_prep import captions, recordings, sources, tables
-from data_prep.merge import FLAGS, write_labels
+from data_prep.merge import write_labels
 from data_prep.sources import Found, Times
-from surgjax.data.record import VIDEO_COLUMNS
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
 from surgjax.files import write_whole
@@ -22,7 +22,12 @@ VIDEOS, CLIPS = "videos.parquet", "clips.parquet"
 
 
 def renew(
-    out: Path, root: Path, source_name: str, found: Found, captioned: captions.Reader | None
+    out: Path,
+    root: Path,
+    source: ModuleType,
+    source_name: str,
+    found: Found,
+    captioned: captions.Reader | None,
 ) -> list[str]:
     """Bring a store up to date; returns what has changed.
 
@@ -46,9 +51,10 @@ def renew(
     before = json.dumps(meta)
     rows = captioned(captions.ends_in_store(store)) if captioned else []
     rows = [row for row in rows if row["video_id"] in stored]
-    spans = tables.clips(root / "clips.csv", known) if (root / "clips.csv").is_file() else []
+    clips, rename = root / "clips.csv", getattr(source, "rename", str)
+    spans = tables.clips(clips, known, rename) if clips.is_file() else []
     done = {
-        "labels": _renew_labels(store, meta, root, source_name, found),
+        "labels": _renew_labels(store, meta, root, source, source_name, found),
         "splits and cases": _renew_videos(out, meta, found),
         "clips": _renew_clips(out, meta, spans),
         "captions": _renew_captions(out, meta, rows),
@@ -73,7 +79,7 @@ def _renew_videos(out: Path, meta: dict, found: Found) -> bool:
                 f"the split in {out}; write splits.csv (video,split,case) to give them one"
             )
         return False
-    kept = [*VIDEO_COLUMNS, *(f"qc_{flag}" for flag in FLAGS)]
+    kept = [name for name in old[0] if not name.startswith("split_")]
     rows = []
     for row in old:
         video = by_id[row["video_id"]]
@@ -82,13 +88,15 @@ def _renew_videos(out: Path, meta: dict, found: Found) -> bool:
     known = lambda row: {k: value for k, value in row.items() if value is not None}  # noqa: E731
     is_new = list(map(known, old)) != list(map(known, rows))
     if is_new:
-        tables.write_videos(out / VIDEOS, rows, splits, FLAGS)
+        tables.write_videos(out / VIDEOS, rows, splits)
     meta["sources"][0]["splits"] = found.splits
     meta["tables"][VIDEOS] = tables.sha256(out / VIDEOS)
     return is_new
 
 
-def _renew_labels(store: Store, meta: dict, root: Path, source_name: str, found: Found) -> bool:
+def _renew_labels(
+    store: Store, meta: dict, root: Path, source: ModuleType, source_name: str, found: Found
+) -> bool:
     """Labels from a labels.csv that is newer than the store, or names a task that it lacks."""
     file = root / "labels.csv"
     if source_name != sources.FOLDER or not file.is_file():
@@ -97,7 +105,6 @@ def _renew_labels(store: Store, meta: dict, root: Path, source_name: str, found:
     if is_older and not found.tasks.keys() - meta["tasks"].keys():
         return False
     old_tasks, old_tables = meta["tasks"], dict(meta["tables"])
-    source = sources.load(source_name)
     meta["tasks"] = write_labels(store.path, root, source, found, _times(store))
     for task in old_tasks.keys() | meta["tasks"].keys():
         name = f"labels/{task}.parquet"

@@ -6,22 +6,29 @@ merge    name the shards, write tables and store.json
 """
 
 import argparse
-import fcntl
 import json
+import math
 import os
 import shutil
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 
-from data_prep import captions, shared_cases, sources, tables
-from data_prep.merge import QUARANTINE, clean, merge, quarantine_only
-from data_prep.parts import disk_full_message, is_disk_full, run_parts, tasks
+from data_prep import captions, decisions, engines, shared_cases, sources, tables
+from data_prep.decisions import Decision
+from data_prep.folder_lock import LOCK, held
+from data_prep.merge import QUARANTINE, clean, leftovers, merge, quarantine_only
+from data_prep.options import (
+    WORDS,
+    add_codec_arguments,
+    add_source_arguments,
+    check_range,
+    settings_of,
+    source_of,
+)
+from data_prep.parts import disk_full_message, is_disk_full, tasks
 from data_prep.plan import (
     PARTS,
     PLAN,
@@ -33,11 +40,13 @@ from data_prep.plan import (
     read_plan,
     size_on_disk,
 )
+from data_prep.pseudonyms import Pseudonymous, read_salt
+from data_prep.recordings import some
 from data_prep.renew import renew
 from data_prep.video import Header, Unreadable
-from surgjax.errors import UserError, nearest
+from surgjax.errors import UserError
 
-ABOUT = ("dataset", "domain", "procedure", "anatomy", "licence")
+WORTH_X264 = 5.0  # frames a second
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,19 +62,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=320,
         help="pixels (default 320); smaller videos keep their size",
     )
-    parser.add_argument(
-        "--quality", type=int, default=90, help="JPEG quality, 1 to 100 (default 90)"
-    )
+    add_codec_arguments(parser)
     parser.add_argument(
         "--frames-per-record",
         type=int,
-        default=1,
-        help="1, or about 64 for storage with slow seeks",
+        help="jpeg: 1 (default), or about 64 for storage with slow seeks; x264: 128",
     )
     parser.add_argument(
         "--workers", type=int, help="processes (default: one for each core; 1: this one)"
     )
-    for word in ABOUT[1:]:
+    parser.add_argument(
+        "--engine",
+        choices=engines.ENGINES,
+        default="local",
+        help="local (default), slurm: this is a task of a job array, or beam: Apache Beam",
+    )
+    parser.add_argument(
+        "--beam-options",
+        metavar="OPTIONS",
+        help='options of the Beam runner, as --beam-options="--runner=DirectRunner"',
+    )
+    parser.add_argument(
+        "--qc",
+        type=Path,
+        metavar="DIR",
+        help="what `qc` found and you reviewed: frames that may show persons are left out",
+    )
+    parser.add_argument("--crop-borders", action="store_true", help="with --qc: cut them off")
+    parser.add_argument(
+        "--cover-text", action="store_true", help="with --qc: blacken it and keep the frames"
+    )
+    parser.add_argument(
+        "--pseudonyms",
+        type=Path,
+        metavar="FILE",
+        help="replace the names of your own videos and cases; FILE holds the key, made if missing",
+    )
+    for word in WORDS:
         example = {"licence": "SPDX identifier"}.get(word, "for your own videos")
         parser.add_argument(f"--{word}", help=f"{word} ({example})")
     parser.add_argument(
@@ -73,78 +106,167 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--videos",
-        "--root",
-        dest="root",
-        type=Path,
-        required=True,
-        help="folder with the videos, any depth",
-    )
-    parser.add_argument(
-        "--dataset",
-        help=f"a known layout ({', '.join(n for n in sources.known() if n != sources.FOLDER)}) "
-        "or a name for your own videos",
-    )
-    parser.add_argument(
-        "--captions",
-        type=Path,
-        help="csv file with captions (default: captions.csv beside the videos, if it is there)",
-    )
-
-
 def main(args: argparse.Namespace) -> int:
     """Returns 0; raises UserError."""
     root, out, settings = _check(args)
+    if settings.codec == "x264" and (settings.rate or WORTH_X264) < WORTH_X264:
+        print(
+            f"note: at {settings.rate:g} frames a second neighbouring frames have little in "
+            f"common; x264 saves a third of the bytes there, and jpeg reads twice as fast"
+        )
+    array = engines.array_task(os.environ) if args.engine == "slurm" else None
     name, about = source_of(root, args)
-    source = sources.load(name)
+    source, adapted = sources.load(name), {}
+    if args.pseudonyms is not None:
+        source = _pseudonymous(source, name, args.pseudonyms)
+        adapted["pseudonyms"] = source.fingerprint
     found = source.find(root, **about)
     if args.limit is not None:
         found = replace(found, videos=found.videos[: args.limit])
     for warning in found.warnings:
         print(f"warning: {warning}")
     out.mkdir(parents=True, exist_ok=True)
-    with _only_one(out):
-        try:
-            return _prepare(args, root, out, settings, name, about, source, found)
-        except OSError as error:
-            if is_disk_full(error):
-                raise UserError(disk_full_message(out)) from error
-            raise
+    captioned = captions.reader(source, root, args.captions)
+    decided = _decisions(args, source, found)
+    if decided is not None:
+        adapted["qc"] = decisions.digest(decided)
+    work = _Work(args, root, out, settings, name, about, adapted, source, found, captioned, decided)
+    try:
+        with engines.requeued():
+            if array is not None:
+                return _array_task(work, *array)
+            with held(out):
+                return _alone(work)
+    except OSError as error:
+        if is_disk_full(error):
+            raise UserError(disk_full_message(out)) from error
+        raise
 
 
-def _prepare(args, root, out, settings, name, about, source, found) -> int:
+@dataclass(frozen=True)
+class _Work:
+    """A command line, and what it finds."""
+
+    args: argparse.Namespace
+    root: Path
+    out: Path
+    settings: Settings
+    name: str
+    about: dict
+    adapted: dict[str, str]
+    source: ModuleType | Pseudonymous
+    found: sources.Found
+    captioned: captions.Reader | None
+    decided: dict[str, Decision] | None
+
+
+def _alone(work: _Work) -> int:
+    plan = _begin(work)
+    if plan is None:
+        return 0
+    _check_space(plan, work.out)
+    jobs = _jobs(work, plan)
+    if work.args.engine == "beam":
+        print(f"{len(jobs)} parts for Beam; its workers need {work.root} and {work.out} as well")
+        engines.beam(jobs, work.args.beam_options or "")
+    else:
+        _write(work, jobs)
+    return _merge(work, plan)
+
+
+def _array_task(work: _Work, position: int, count: int) -> int:
+    """Does a share of the parts; the last task to finish makes the store."""
+    out, plan = work.out, None
+    while plan is None:
+        if (out / "store.json").exists() or not (out / PLAN).exists():
+            with held(out, wait_for=f"the process that plans {out}"):
+                if _begin(work) is None:
+                    return 0
+        with held(out, shared=True, wait_for=f"the process that holds {out}") as is_held:
+            if (out / PLAN).exists():  # else another task has made the store meanwhile
+                plan = _begin(work)
+                _check_space(plan, out)
+                jobs = _jobs(work, plan, position, count)
+                print(f"task {position + 1} of {count}: {len(jobs)} of {len(plan.parts)} parts")
+                _write(work, jobs)
+    left = len(plan.parts) - _finished(plan, out)
+    if left and (out / PLAN).exists():
+        print(f"done; parts left to other tasks: {left}; the last one makes the store")
+        return 0
+    if not is_held:
+        print(
+            f"all parts are done, but the file system of {out} cannot lock; run the same command "
+            f"once without --engine to make the store"
+        )
+        return 0
+    with held(out, wait_for=f"tasks that still write to {out}"):
+        if (out / "store.json").exists():
+            print(f"done; another task has made {out}")
+            return 0
+        if not (out / PLAN).exists():
+            raise UserError(f"no video could be read; {out / QUARANTINE} says why for each")
+        return _merge(work, plan)
+
+
+def _begin(work: _Work) -> Plan | None:
+    """The plan, made or continued; None when the store is there, brought up to date."""
+    root, out, settings, found = work.root, work.out, work.settings, work.found
+    name, about, source, captioned = work.name, work.about, work.source, work.captioned
+    if (out / "store.json").exists():
+        _already_there(work)
+        return None
     store_name = f"{found.videos[0].dataset if found.videos else name}-{settings.fps}"
     store_name += "" if settings.fps == "native" else "fps"
-    captioned = captions.reader(source, root, args.captions)
-    if (out / "store.json").exists():
-        return _already_there(out, root, settings, name, about, found, captioned)
     if (out / PLAN).exists():
         plan = read_plan(out)
-        _check_same(plan, store_name, name, about, settings, out, root, found)
+        _check_same(work, plan, store_name)
         print(f"continuing {out}: {_finished(plan, out)} of {len(plan.parts)} parts are done")
-    else:
-        _check_empty(out)
-        headers = probe_all(found.videos)
-        _check_labels(source, root, found, headers, captioned)
-        plan = make_plan(store_name, name, about, settings, root, found, headers)
-        plan.write(out)
+        return plan
+    _check_empty(out)
+    headers = probe_all(found.videos)
+    _check_labels(source, root, found, headers, captioned)
+    plan = make_plan(
+        *(store_name, name, about, settings, root, found, headers),
+        decisions=work.decided,
+        adapted=work.adapted,
+    )
     if not plan.videos:
         quarantine_only(out, plan.refused)
-    _check_space(plan, out)
-    cores = len(os.sched_getaffinity(0))
-    workers = min(args.workers or cores, len(plan.parts))
-    jobs = tasks(plan, root, out, threads=cores if workers == 1 else 1)
-    with _Progress(plan.frames) as progress:
-        run_parts(jobs, None if args.workers == 1 else workers, progress)
-    store = merge(plan, root, out, source, found, captioned)
+    plan.write(out)
+    return plan
+
+
+def _jobs(work: _Work, plan: Plan, position: int = 0, count: int = 1) -> list[dict]:
+    """The share of one of `count` processes; with absolute paths, for other machines."""
+    at_once = min(work.args.workers or _cores(), math.ceil(len(plan.parts) / count))
+    threads = _cores() if at_once == 1 else 1  # of one part at a time, threads decode
+    jobs = tasks(plan, work.root.absolute(), work.out.absolute(), threads)
+    return engines.share(jobs, position, count)
+
+
+def _write(work: _Work, jobs: list[dict]) -> None:
+    with engines.Progress(engines.frames(jobs)) as progress:
+        in_this_process = work.args.workers == 1
+        engines.local(jobs, None if in_this_process else work.args.workers or _cores(), progress)
+
+
+def _cores() -> int:
+    """Those of the array task under SLURM, where a process may see all of the machine."""
+    return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+
+
+def _merge(work: _Work, plan: Plan) -> int:
+    out, found = work.out, work.found
+    store = merge(plan, work.root, out, work.source, found, work.captioned)
     counts = store["counts"]
     size = sum(shard["bytes"] for shard in store["shards"])
     print(
         f"{out}: {counts['videos']} videos, {counts['frames']:,} frames, "
         f"{len(store['shards'])} shards, {show_size(size)}"
     )
+    if work.settings.codec == "x264":
+        psnr = pq.read_table(out / "videos.parquet", columns=["psnr"])["psnr"].to_numpy()
+        print(f"against the recordings: {psnr.mean():.1f} dB, the lowest video {psnr.min():.1f} dB")
     if counts["quarantined"]:
         print(f"warning: {counts['quarantined']} could not be used; see {out / QUARANTINE}")
     for warning in shared_cases.warnings(found.videos[0].dataset):
@@ -153,71 +275,56 @@ def _prepare(args, root, out, settings, name, about, source, found) -> int:
     return 0
 
 
-def source_of(root: Path, args: argparse.Namespace) -> tuple[str, dict]:
-    """(source name, the user's words about the videos) of a command line. Raises UserError."""
-    if not root.is_dir():
-        raise UserError(f"--root {root} is no folder; expected the folder that holds the videos")
-    dataset = args.dataset
-    about = {word: getattr(args, word, None) for word in ABOUT[1:]}
-    about = {word: value for word, value in about.items() if value is not None}
-    if dataset in sources.known() and dataset != sources.FOLDER:
-        return dataset, about
-    if getattr(args, "frames_fps", None) is not None:
-        about["frames_fps"] = args.frames_fps
-    detected = sources.detect(root)
-    if detected != sources.FOLDER:
-        print(
-            f"note: this looks like {detected}; "
-            f"--dataset {detected} would bring its labels and splits"
-        )
-    if dataset not in (None, sources.FOLDER) and (hint := nearest(dataset, sources.known(), 0.8)):
-        print(f"note: {dataset!r} is no known layout{hint}; taken as the name of your own videos")
-    return sources.FOLDER, (
-        {"dataset": dataset} if dataset and dataset != sources.FOLDER else {}
-    ) | about
-
-
-def parse_fps(text: str) -> float | str:
-    """A rate or "native"; whole rates as int. Raises UserError."""
-    if text == "native":
-        return text
-    try:
-        fps = float(text)
-    except ValueError:
-        fps = 0.0
-    if not 0 < fps <= 1000:
-        raise UserError(f"--fps is {text!r}; expected native or a number such as 1 or 0.5")
-    return int(fps) if fps == int(fps) else fps
-
-
 def _check(args: argparse.Namespace) -> tuple[Path, Path, Settings]:
-    fps = parse_fps(args.fps)
-    for name, low, high in (
-        ("short_side", 16, 8192),
-        ("quality", 1, 100),
-        ("frames_per_record", 1, 1024),
-        ("workers", 1, 4096),
-        ("limit", 1, 10**9),
-    ):
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected {low} to {high}")
+    check_range(args, "workers", 1, 4096)
+    check_range(args, "limit", 1, 10**9)
     if args.frames_fps is not None and not 0 < args.frames_fps <= 1000:
         raise UserError(f"--frames-fps is {args.frames_fps:g}; expected a number such as 1 or 25")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; expected a new or empty folder")
-    return args.root, args.out, Settings(fps, args.short_side, args.quality, args.frames_per_record)
+    if args.beam_options is not None and args.engine != "beam":
+        raise UserError("--beam-options is for --engine beam")
+    return args.root, args.out, settings_of(args)
 
 
-def _already_there(
-    out: Path,
-    root: Path,
-    settings: Settings,
-    name: str,
-    about: dict,
-    found: sources.Found,
-    captioned: captions.Reader | None,
-) -> int:
+def _pseudonymous(source: ModuleType, name: str, salt: Path) -> Pseudonymous:
+    if name != sources.FOLDER:
+        raise UserError(
+            f"--pseudonyms is for your own videos; the names of {name} are public, and needed to "
+            f"keep its test cases out of training"
+        )
+    return Pseudonymous(source, read_salt(salt))
+
+
+def _decisions(
+    args: argparse.Namespace, source: ModuleType | Pseudonymous, found: sources.Found
+) -> dict[str, Decision] | None:
+    """What --qc says of every video, by the name it has in the store. Raises UserError."""
+    if args.qc is None:
+        if args.crop_borders or args.cover_text:
+            raise UserError(
+                "--crop-borders and --cover-text need --qc: the folder where "
+                "`python -m data_prep qc` has written what it found"
+            )
+        return None
+    by_name = decisions.read(args.qc, args.crop_borders, args.cover_text)
+    names = getattr(source, "names", {})
+    wanted = {video.video_id: names.get(video.video_id, video.video_id) for video in found.videos}
+    if missing := sorted(name for name in wanted.values() if name not in by_name):
+        raise UserError(
+            f"--qc {args.qc} has not seen {len(missing)} of {len(wanted)} videos "
+            f"({some(missing)}); run `python -m data_prep qc` with the same --root again"
+        )
+    decided = {name: by_name[old] for name, old in wanted.items()}
+    touched = sum(bool(decision.left_out) for decision in decided.values())
+    print(f"{args.qc}: frames of {touched} of {len(decided)} videos are left out")
+    return decided
+
+
+def _already_there(work: _Work) -> None:
+    """Bring a finished store up to date. Raises UserError when it is one of something else."""
+    out, settings, name, about = work.out, work.settings, work.name, work.about
+    found = work.found
     try:
         store = json.loads((out / "store.json").read_text(encoding="utf-8"))
         old, ours = store["settings"], settings.describe()
@@ -235,6 +342,11 @@ def _already_there(
     ]
     if (source["source"], source["about"]) != (name, about):
         odd.append(f"source {source['source']} {source['about']} there, {name} {about} now")
+    odd += [
+        f"--{key} {'other' if key in source.get('adapted', {}) else 'none'} there"
+        for key in source.get("adapted", {}).keys() | work.adapted.keys()
+        if source.get("adapted", {}).get(key) != work.adapted.get(key)
+    ]
     new = {video.video_id for video in found.videos} | {row.video_id for row in found.refused}
     if ids != new:
         odd.append(f"{len(ids)} videos there, {len(new)} now")
@@ -243,14 +355,14 @@ def _already_there(
             f"{out} is a finished store of something else ({'; '.join(odd)}); give another --out"
         )
     clean(out)
-    renewed = renew(out, root, name, found, captioned)
+    renewed = renew(out, work.root, work.source, name, found, work.captioned)
     done = f"renewed: {', '.join(renewed)}" if renewed else "nothing to do"
     print(f"{out} is finished: {store['counts']['videos']} videos; {done}")
-    return 0
 
 
-def _check_same(plan: Plan, store_name, name, about, settings, out, root, found) -> None:
-    odd = differences(plan, store_name, name, about, settings)
+def _check_same(work: _Work, plan: Plan, store_name: str) -> None:
+    out, found = work.out, work.found
+    odd = differences(plan, store_name, work.name, work.about, work.settings, work.adapted)
     old = {v["video_id"]: v["bytes"] for v in plan.videos} | {
         row.video_id: None for row in plan.refused
     }
@@ -275,8 +387,9 @@ def _check_same(plan: Plan, store_name, name, about, settings, out, root, found)
 
 
 def _check_empty(out: Path) -> None:
+    ours = (QUARANTINE, PARTS, PLAN, LOCK)  # an array task may have planned just now
     strange = sorted(
-        entry.name for entry in os.scandir(out) if entry.name not in (QUARANTINE, PARTS)
+        path.name for path in out.iterdir() if path.name not in ours and path not in leftovers(out)
     )
     if strange:
         raise UserError(
@@ -297,7 +410,7 @@ def _check_labels(
                 print(f"warning: {warning}")
     ids = [video.video_id for video in found.videos]
     if (root / "clips.csv").exists():
-        tables.clips(root / "clips.csv", set(ids))
+        tables.clips(root / "clips.csv", set(ids), getattr(source, "rename", str))
     if captioned is not None:
         captioned(captions.ends_by_header(found, zip(ids, headers, strict=True)))
 
@@ -322,56 +435,6 @@ def _check_space(plan: Plan, out: Path) -> None:
 
 def _finished(plan: Plan, out: Path) -> int:
     return sum((out / PARTS / f"{number:05d}.json").exists() for number in range(len(plan.parts)))
-
-
-@contextmanager
-def _only_one(out: Path) -> Iterator[None]:
-    """Hold the folder; the lock goes with the process."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(
-            f"another process is writing {out}; wait for it, or give another --out"
-        ) from error
-    except OSError:
-        pass  # some network file systems cannot lock; two runs would then only repeat work
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-class _Progress:
-    """A bar on a terminal, a line now and then elsewhere; told how many frames are stored."""
-
-    def __init__(self, total: int):
-        self.total, self.start, self.said = total, time.monotonic(), time.monotonic()
-        self.bar = None
-
-    def __enter__(self):
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=self.total, unit=" frames", smoothing=0.05)
-        return self
-
-    def __call__(self, count: int) -> None:
-        now = time.monotonic()
-        if self.bar is not None:
-            self.bar.update(count - self.bar.n)
-        elif now - self.said > 30 and count:
-            self.said = now
-            rate = count / (now - self.start)
-            left = max(0, self.total - count) / rate / 60
-            print(
-                f"{count:,} of {self.total:,} frames, {rate:.0f} a second, {left:.0f} min left",
-                flush=True,
-            )
-
-    def __exit__(self, *error) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def show_size(size: float) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.sources import LabelTable, Refused, number, read_rows
-from surgjax.data.record import CAPTION_COLUMNS, SAME_CASE_COLUMNS, VIDEO_COLUMNS
+from surgjax.data.record import CAPTION_COLUMNS, EDIT_COLUMNS, SAME_CASE_COLUMNS, VIDEO_COLUMNS
 from surgjax.errors import UserError, nearest
 from surgjax.files import whole, write_whole
 
@@ -22,11 +22,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_videos(path: Path, rows: list[dict], splits: list[str], flags: list[str]) -> None:
-    """videos.parquet: VIDEO_COLUMNS, then split_<name> and qc_<flag>."""
+def write_videos(path: Path, rows: list[dict], splits: list[str]) -> None:
+    """videos.parquet: VIDEO_COLUMNS, then split_<name>, and of the rows qc_<flag> and psnr."""
     columns = {name: pa.type_for_alias(kind) for name, kind in VIDEO_COLUMNS.items()}
     columns |= {f"split_{name}": pa.string() for name in splits}
-    columns |= {f"qc_{name}": pa.bool_() for name in flags}
+    columns |= {name: pa.bool_() for name in rows[0] if name.startswith("qc_")}
+    columns |= {name: pa.float64() for name in rows[0] if name == "psnr"}
     _write(path, rows, pa.schema(columns))
 
 
@@ -87,10 +88,14 @@ class LabelWriter:
             self._whole.__exit__(*error)
 
 
-def clips(path: Path, videos: Container[str]) -> list[dict]:
-    """Rows of clips.csv. Raises UserError naming the first bad row."""
+def clips(path: Path, videos: Container[str], rename: Callable[[str], str] = str) -> list[dict]:
+    """Rows of clips.csv; `rename` tells what the store calls a video of the file.
+
+    Raises UserError naming the first bad row.
+    """
     rows = []
     for where, row in read_rows(path, ["video_id", "start_ms", "end_ms"], ("label", "weight")):
+        row["video_id"] = rename(row["video_id"])
         row |= span(row, where, videos)
         if "weight" in row:
             row["weight"] = number(row["weight"], where, "weight")
@@ -113,6 +118,12 @@ def write_captions(path: Path, rows: list[dict]) -> None:
 def write_same_cases(path: Path, rows: list[dict]) -> None:
     """same_cases.parquet."""
     columns = {name: pa.type_for_alias(kind) for name, kind in SAME_CASE_COLUMNS.items()}
+    _write(path, rows, pa.schema(columns))
+
+
+def write_edits(path: Path, rows: list[dict]) -> None:
+    """edits.parquet."""
+    columns = {name: pa.type_for_alias(kind) for name, kind in EDIT_COLUMNS.items()}
     _write(path, rows, pa.schema(columns))
 
 

@@ -7,7 +7,7 @@ Every file is compared with its digest in store.json, and records of every shard
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,18 @@ import pyarrow.parquet as pq
 import simplejpeg
 from array_record.python import array_record_module
 
-from data_prep import captions, sources, tables
+from data_prep import captions, decisions, sources, tables
+from data_prep.merge import EDITS
+from data_prep.pseudonyms import Pseudonymous, read_salt
 from data_prep.sources import Times
 from data_prep.video import Seen, Unreadable, kept_frames
+from surgjax.data.decode import decode_block, pictures
 from surgjax.data.record import CAPTION_COLUMNS, LEVELS, SCHEMA_VERSION, parse
 from surgjax.data.store import Store, open_store
 from surgjax.errors import DAMAGE, UserError
 
 DECODED = 500  # records decoded of each shard, evenly spaced
+BELOW_MEAN = 6.0  # dB that a frame of x264 may lie below the mean of its video
 SAME_PSNR = 35.0  # dB; other versions of the decoder change pixels slightly, other frames much more
 
 
@@ -32,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against-source", type=int, default=0, metavar="N", help="compare N random frames"
     )
     parser.add_argument("--root", "--source", "--videos", dest="root", type=Path, help="recordings")
+    parser.add_argument("--pseudonyms", type=Path, metavar="FILE", help="as of `shards`")
     parser.add_argument("--seed", type=int, default=0, help="which frames are compared")
 
 
@@ -49,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     if args.against_source and not damage:
         store = open_store(args.store)
         compared = min(args.against_source, int(store.frames.sum()))
-        damage += check_against(store, args.root, compared, args.seed)
+        damage += check_against(store, args.root, compared, args.seed, args.pseudonyms)
     for line in damage:
         print(f"damaged: {line}")
     if damage:
@@ -70,6 +75,7 @@ def check_store(path: Path) -> Iterator[str]:
         store = json.loads((path / "store.json").read_text(encoding="utf-8"))
         version, shards, digests = store["schema_version"], store["shards"], store["tables"]
         counts, n = store["counts"], store["settings"]["frames_per_record"]
+        codec = store["settings"]["codec"]
     except (ValueError, LookupError, TypeError) as error:
         yield f"store.json cannot be read ({type(error).__name__})"
         return
@@ -102,21 +108,32 @@ def check_store(path: Path) -> Iterator[str]:
         return
     first = 0
     for shard in shards:
-        yield from _shard_problems(path / shard["file"], shard["records"], first, videos, n)
+        file, records = path / shard["file"], shard["records"]
+        yield from _shard_problems(file, records, first, videos, n, codec)
         first += shard["records"]
     yield from _label_problems(path, store["tasks"], videos)
     if captions.TABLE in digests:
         yield from _caption_problems(path, counts.get("captions"), videos)
 
 
-def check_against(store: Store, root: Path, count: int, seed: int) -> list[str]:
+def check_against(
+    store: Store, root: Path, count: int, seed: int, salt: Path | None = None
+) -> list[str]:
     """One line for each of `count` random frames, or its labels, that the recordings contradict.
 
+    Args:
+      salt: file with the key of the pseudonyms, where the store has some.
     Raises:
-      UserError: `root` holds none of the videos.
+      UserError: `root` holds none of the videos, or another salt is needed.
     """
     about = store.meta["sources"][0]
     source = sources.load(about["source"])
+    if fingerprint := about.get("adapted", {}).get("pseudonyms"):
+        source = Pseudonymous(source, read_salt(salt)) if salt else None
+        if source is None or source.fingerprint != fingerprint:
+            raise UserError(
+                f"{store.path} has pseudonyms; give the --pseudonyms FILE it was made with"
+            )
     if not root.is_dir():
         raise UserError(f"--root {root} is no folder; expected the folder of the recordings")
     found = {video.video_id: video for video in source.find(root, **about["about"]).videos}
@@ -127,6 +144,10 @@ def check_against(store: Store, root: Path, count: int, seed: int) -> list[str]:
     frames = np.sort(np.random.default_rng(seed).choice(int(ends[-1]), count, replace=False))
     which = np.searchsorted(ends, frames, side="right")
     labels = {task: store.labels(task) for task in store.meta["tasks"]}
+    edits: dict[str, list[dict]] = {}
+    if (store.path / EDITS).is_file():
+        for row in pq.read_table(store.path / EDITS).to_pylist():
+            edits.setdefault(row["video_id"], []).append(row)
     problems = []
     for video in np.unique(which):
         name = str(ids[video])
@@ -134,7 +155,10 @@ def check_against(store: Store, root: Path, count: int, seed: int) -> list[str]:
         if name not in found:
             problems.append(f"{name}: not in {root}")
             continue
-        problems += _compare(store, int(video), name, wanted, source, root, found[name], labels)
+        recording = found[name]
+        problems += _compare(
+            store, int(video), name, wanted, source, root, recording, labels, edits
+        )
     return problems
 
 
@@ -144,7 +168,9 @@ def _digest_problem(path: Path, digest: str) -> str | None:
     return None if tables.sha256(path) == digest else "has other bytes than were written"
 
 
-def _shard_problems(path: Path, count: int, first: int, videos, n: int) -> Iterator[str]:
+def _shard_problems(
+    path: Path, count: int, first: int, videos: list[dict], n: int, codec: str
+) -> Iterator[str]:
     starts = np.array([video["first_record"] for video in videos])
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
@@ -154,18 +180,24 @@ def _shard_problems(path: Path, count: int, first: int, videos, n: int) -> Itera
         for i in range(0, count, max(1, count // DECODED)):
             video = videos[int(np.searchsorted(starts, first + i, side="right")) - 1]
             reader.seek(i)
-            problem = _record_problem(reader.read(), video, (first + i - video["first_record"]) * n)
-            if problem:
+            frame = (first + i - video["first_record"]) * n
+            if problem := _record_problem(reader.read(), video, frame, codec):
                 yield f"{path.name}, record {i}: {problem}"
         reader.close()
     except (RuntimeError, ValueError) as error:
         yield f"{path.name} cannot be read ({type(error).__name__})"
 
 
-def _record_problem(data: bytes, video: dict, first_frame: int) -> str | None:
+def _decode(frames: Sequence[bytes], codec: str) -> list[np.ndarray]:
+    if codec == "x264":
+        return decode_block(frames, range(len(frames)))
+    return [simplejpeg.decode_jpeg(frame) for frame in frames]
+
+
+def _record_problem(data: bytes, video: dict, first_frame: int, codec: str) -> str | None:
     try:
         record = parse(data)
-        shapes = {simplejpeg.decode_jpeg(frame).shape for frame in record.frames}
+        shapes = {picture.shape for picture in _decode(record.frames, codec)}
     except ValueError as error:
         return str(error)
     if (record.video_id, record.first_frame) != (video["video_id"], first_frame):
@@ -210,10 +242,10 @@ def _caption_problems(path: Path, count: int | None, videos: list[dict]) -> Iter
         yield f"{captions.TABLE} has an id twice"
 
 
-def _compare(store, video, name, wanted, source, root, recording, labels) -> list[str]:
-    settings = store.meta["settings"]
+def _compare(store, video, name, wanted, source, root, recording, labels, edits) -> list[str]:
+    settings, decision = store.meta["settings"], decisions.of_edits(edits.get(name, []))
     rate = None if settings["fps"] == "native" else float(settings["fps"])
-    stored = dict(zip(wanted.tolist(), store.read(video, wanted), strict=True))
+    stored = dict(zip(wanted.tolist(), map(np.copy, pictures(store, video, wanted)), strict=True))
     t_ms = dict(zip(wanted.tolist(), store.read_times(video, wanted), strict=True))
     made, problems = {}, []
     try:
@@ -222,10 +254,13 @@ def _compare(store, video, name, wanted, source, root, recording, labels) -> lis
             fps=rate,
             short_side=settings["short_side"],
             seen=Seen(),
+            even=store.codec == "x264",
+            crop=decision.crop,
             frames_fps=recording.frames_fps,
             frames_prefix=recording.frames_prefix,
         )
-        for position, frame in enumerate(frames):
+        kept = filter(decision.keeps, map(decision.covering, frames))
+        for position, frame in enumerate(kept):
             if position in stored:
                 made[position] = frame
             if position >= wanted[-1]:
@@ -233,14 +268,19 @@ def _compare(store, video, name, wanted, source, root, recording, labels) -> lis
         frames.close()
     except Unreadable as error:
         return [f"{name}: the recording cannot be read any more ({error.reason})"]
-    for position, jpeg in stored.items():
+    lowest = SAME_PSNR
+    if store.codec == "x264":
+        lowest = store.videos["psnr"][video] - BELOW_MEAN
+    for position, ours in stored.items():
         where = f"{name}, frame {position} at {t_ms[position]} ms"
         if position not in made:
             problems.append(f"{where}: the recording ends before it")
             continue
-        again = simplejpeg.encode_jpeg(made[position].image, settings["quality"], "RGB", "420")
-        ours, theirs = simplejpeg.decode_jpeg(jpeg), simplejpeg.decode_jpeg(again)
-        if ours.shape != theirs.shape or psnr(ours, theirs) < SAME_PSNR:
+        theirs = made[position].image
+        if store.codec == "jpeg":
+            theirs = simplejpeg.encode_jpeg(theirs, settings["quality"], "RGB", "420")
+            theirs = simplejpeg.decode_jpeg(theirs, fastdct=True, fastupsample=True)
+        if ours.shape != theirs.shape or psnr(ours, theirs) < lowest:
             problems.append(f"{where}: other picture than the recording's")
         if t_ms[position] != made[position].t_ms:
             problems.append(f"{where}: at {made[position].t_ms} ms in the recording")

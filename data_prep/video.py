@@ -104,19 +104,23 @@ class Seen:
         return self.gaps[1] > 2 * self.gaps[0] + 0.002
 
 
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as fractions of the upright picture
+
+
 class Frame(NamedTuple):
     t_ms: int  # presentation time from the first frame
     index: int  # position among all frames of the recording
     image: np.ndarray  # (h, w, 3) uint8 RGB
 
 
-def stored_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """(width, height) with the short side reduced to `short_side`; smaller frames keep theirs."""
+def stored_size(width: int, height: int, short_side: int, even: bool = False) -> tuple[int, int]:
+    """(width, height) with the short side reduced to `short_side`; smaller frames keep theirs.
+    With `even` an odd pixel is lost, for codecs that halve the resolution of colour."""
     short = min(width, height)
-    if short <= short_side:
-        return width, height
-    even = max(2, round(max(width, height) * short_side / short / 2) * 2)
-    return (short_side, even) if width < height else (even, short_side)
+    if short > short_side:
+        long = max(2, round(max(width, height) * short_side / short / 2) * 2)
+        width, height = (short_side, long) if width < height else (long, short_side)
+    return (width & ~1, height & ~1) if even else (width, height)
 
 
 def probe(path: Path, frames_fps: float | None = None, frames_prefix: str = "") -> Header:
@@ -153,6 +157,8 @@ def kept_frames(
     short_side: int,
     seen: Seen,
     threads: int = 1,
+    even: bool = False,
+    crop: Box | None = None,
     frames_fps: float | None = None,
     frames_prefix: str = "",
 ) -> Iterator[Frame]:
@@ -162,6 +168,8 @@ def kept_frames(
     recording slower than `fps` keeps its own rate. Only kept frames are converted.
 
     Args:
+      even: as of `stored_size`.
+      crop: what is kept of the picture; its short side is what `short_side` means then.
       frames_fps: rate of a folder of frames; unused for files.
       frames_prefix: how the names of its frames start.
     Raises:
@@ -180,9 +188,14 @@ def kept_frames(
         if fps is not None:
             next_time = (math.floor((seconds + slack) * fps) + 1) / fps
         if size is None:
-            size = stored_size(*_square_pixels(picture.width, picture.height, stream), short_side)
+            shape = _square_pixels(picture.width, picture.height, stream)
+            size = inside = stored_size(*shape, short_side, even)
+            if crop:
+                size, inside = _sizes_for_crop(shape, picture, crop, short_side, even)
         try:
             image = scaler(picture, *size)
+            if crop:
+                image = _cropped(image, crop, *inside)
         except (OSError, ValueError, av.error.FFmpegError) as error:
             raise Unreadable("not readable", _short(error)) from error
         yield Frame(round(seconds * 1000), index, image)
@@ -399,6 +412,25 @@ class _Scaler:
             picture, width=width, height=height, format="rgb24", interpolation="AREA"
         )
         return _upright(small.to_ndarray(), picture.side_data.get(SideData.DISPLAYMATRIX))
+
+
+def _sizes_for_crop(
+    shape: tuple[int, int], picture, crop: Box, short_side: int, even: bool
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) to scale the whole picture to, and of its upright crop then."""
+    matrix = getattr(picture, "side_data", {}).get(SideData.DISPLAYMATRIX)
+    turn = -1 if matrix is not None and np.frombuffer(matrix, np.int32)[0] == 0 else 1
+    width, height = shape[::turn]
+    across, down = width * (crop[2] - crop[0]), height * (crop[3] - crop[1])
+    inside = stored_size(max(2, round(across)), max(2, round(down)), short_side, even)
+    whole = round(width * inside[0] / across), round(height * inside[1] / down)
+    return whole[::turn], inside
+
+
+def _cropped(image: np.ndarray, crop: Box, width: int, height: int) -> np.ndarray:
+    y = min(round(crop[1] * image.shape[0]), image.shape[0] - height)
+    x = min(round(crop[0] * image.shape[1]), image.shape[1] - width)
+    return np.ascontiguousarray(image[y : y + height, x : x + width])
 
 
 def _upright(image: np.ndarray, matrix) -> np.ndarray:

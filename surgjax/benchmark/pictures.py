@@ -266,6 +266,36 @@ def plot_histograms(columns: Mapping[str, np.ndarray], unit: Mapping[str, str]) 
     return figure
 
 
+def plot_stacked(
+    panels: Sequence[tuple[str, Mapping[str, str], Mapping[str, Mapping[str, float]]]],
+) -> Figure:
+    """Panels of horizontal bars, two beside each other; the first bar is on top.
+
+    Args:
+      panels: (title, {part: colour}, {bar: {part: length}}) each.
+    """
+    rows = [panels[i : i + 2] for i in range(0, len(panels), 2)]
+    heights = [1.0 + 0.22 * max(len(bars) for _, _, bars in row) for row in rows]
+    figure = Figure(figsize=(13, sum(heights)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False, height_ratios=heights).ravel()
+    for axis, (title, parts, bars) in zip(axes, panels, strict=False):
+        start = np.zeros(len(bars))
+        for part, shade in parts.items():
+            length = np.array([bar.get(part, 0.0) for bar in bars.values()])
+            axis.barh(range(len(bars)), length, left=start, color=shade, height=0.7, label=part)
+            start = start + length
+        names = [name if len(name) <= 34 else f"{name[:33]}…" for name in bars]
+        # A name from outside is no formula.
+        axis.set_yticks(range(len(bars)), [name.replace("$", r"\$") for name in names])
+        axis.invert_yaxis()
+        axis.tick_params(labelsize=7)
+        axis.set_title(title, fontsize=9, loc="left")
+        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure
+
+
 def _stripe(axis, seconds: np.ndarray, label: np.ndarray, bottom: float | int, height: float = 0.9):
     """Runs of equal labels as coloured bars from their first to the next run's first time."""
     axis.margins(x=0)

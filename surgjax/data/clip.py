@@ -1,24 +1,18 @@
 """From rows of the plan to pixels: every stored frame a window needs is read and decoded once."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
-import simplejpeg
 from jaxtyping import Int, UInt8
 
 from surgjax.data import transforms
+from surgjax.data.decode import UNREADABLE, pictures
 from surgjax.data.plan import ROW, ClipShape, Plan
 from surgjax.data.store import Store, Whole
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 
-# What a damaged record raises: array_record RuntimeError, protobuf and simplejpeg ValueError.
-UNREADABLE = (RuntimeError, ValueError)
 ATTEMPTS = 32
-READ_AHEAD = 16  # frames
-
-_buffers = threading.local()
 
 
 class Unreadable(Exception):
@@ -95,18 +89,15 @@ def decode_window(
     uses: dict[int, list[tuple[int, int]]] = {}
     for (j, t), frame in np.ndenumerate(wanted):
         uses.setdefault(int(frame), []).append((j, t))
-    jpegs = _jpegs(store, video, list(uses))
-    shape, drawn = None, []
+    decoded, drawn = pictures(store, video, list(uses)), []
     for frame, places in uses.items():
         try:
-            picture = _decode(next(jpegs), shape)
+            picture = next(decoded)
         except UNREADABLE as error:
             raise Unreadable(frame, str(error)) from error
-        if shape is None:
-            shape = picture.shape
-            drawn = [
-                transforms.draw(augment, *shape[:2], clip.size, seed) for seed in rows["crop_seed"]
-            ]
+        if not drawn:
+            size = (*picture.shape[:2], clip.size)
+            drawn = [transforms.draw(augment, *size, seed) for seed in rows["crop_seed"]]
         for j, t in places:
             drawn[j].write(picture, out[j, t])
     return len(uses)
@@ -145,28 +136,3 @@ def decode_rows(
         f"{ATTEMPTS} samples of {stores[number].path} in a row cannot be read; run "
         f"`python -m data_prep verify {stores[number].path}`"
     )
-
-
-def _jpegs(store: Store, video: int, frames: list[int]) -> Iterator[bytes]:
-    """Reads some frames ahead: reading and decoding in turns costs 7 % more, as each evicts the
-    other's code."""
-    for at in range(0, len(frames), READ_AHEAD):
-        some = frames[at : at + READ_AHEAD]
-        try:
-            found = store.read(video, some)
-        except UNREADABLE:
-            found = store.stream(video, some)  # meets the damage again, now at its frame
-        yield from found
-
-
-def _decode(data: bytes, shape: tuple | None) -> np.ndarray:
-    """Decode a JPEG into this thread's frame buffer: one frame stays in cache, a clip of fresh
-    arrays would be paged in every time."""
-    if shape is None:
-        shape = (*simplejpeg.decode_jpeg_header(data)[:2], 3)
-        if getattr(_buffers, "frame", np.empty(0)).size < np.prod(shape):
-            _buffers.frame = np.empty(np.prod(shape), np.uint8)
-    picture = simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True, buffer=_buffers.frame)
-    if picture.shape != shape:
-        raise ValueError(f"frame of {picture.shape[:2]} pixels in a video of {shape[:2]}")
-    return picture

@@ -1,11 +1,12 @@
 """Which clips make up a batch: a pure function of (seed, step), contract 3 of DESIGN.md.
 
-A sample is a clip's first frame; every start at which the whole clip fits is one, and none is ever
-listed: samples are numbered video by video and store by store, and a number is turned into (store,
-video, start) by a search in cumulative counts. Each store is passed in a new random order every
-epoch, the next epoch begins when every sample was delivered, and the stores take turns by exact
-quotas, so the position of a run is the step and nothing else. Of a curated list of clips, samples
-are the starts inside the clips, and an epoch gives every clip as many turns as its weight.
+A sample is a clip's first frame; every start at which the whole clip fits is one (of x264 at a
+stride of 4 or 8, every fourth: record.REFERENCE_STEP), and none is ever listed: samples are
+numbered video by video and store by store, and a number is turned into (store, video, start) by a
+search in cumulative counts. Each store is passed in a new random order every epoch, the next epoch
+begins when every sample was delivered, and the stores take turns by exact quotas, so the position
+of a run is the step and nothing else. Of a curated list of clips, samples are the starts inside the
+clips, and an epoch gives every clip as many turns as its weight.
 """
 
 import math
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from surgjax.data.permutation import hash_words, permute
+from surgjax.data.record import REFERENCE_STEP
 from surgjax.data.store import Store, Whole
 from surgjax.errors import UserError
 
@@ -33,7 +36,6 @@ SPAN = np.dtype([("video", "i4"), ("first", "i8"), ("end", "i8"), ("weight", "f8
 # First words of the hash keys, so that no two uses of a seed share a stream.
 _ORDER, _SHUFFLE, _CROP, _OFFSET, _START = 1, 2, 3, 4, 5
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: its multiples are spread evenly
-_ROUNDS = 8
 _QUOTA_BITS = np.uint64(32)
 
 
@@ -174,7 +176,7 @@ class Plan:
     def group_rows(self, group: Whole) -> np.ndarray:
         """Rows (k, B) of the k steps that share their windows."""
         k, size = self.clips_per_window, self.batch_size // self.repeats
-        order = permute(np.arange(size), size, _key(self.seed, _SHUFFLE, group))
+        order = permute(np.arange(size), size, hash_words(self.seed, _SHUFFLE, group))
         stores, local = self._slots(group * size + order)
         rows = np.zeros((k, size), ROW)
         rows["store"] = stores
@@ -187,7 +189,7 @@ class Plan:
             rows = np.repeat(rows, self.repeats, axis=1)
             rows["index"] += self._again(self.batch_size)
         steps = np.repeat(group * k + np.arange(k), self.batch_size)
-        crop_seeds = _key(self.seed, _CROP, steps, np.tile(np.arange(self.batch_size), k))
+        crop_seeds = hash_words(self.seed, _CROP, steps, np.tile(np.arange(self.batch_size), k))
         rows["crop_seed"] = crop_seeds.reshape(k, self.batch_size)
         return rows
 
@@ -226,9 +228,11 @@ class Plan:
     def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
         """The samples of one store."""
         strides = self.clip.strides(store)
+        grid = _grid(store, strides)
         counts = np.where(mask, store.frames - (self.clip.frames - 1) * strides, 0)
         videos = np.flatnonzero(counts > 0)
-        return _Samples(videos, np.zeros(len(videos), np.int64), counts[videos], strides[videos])
+        first, counts = np.zeros(len(videos), np.int64), -(-counts // grid)
+        return _Samples(videos, first, counts[videos], strides[videos], grid[videos])
 
     def _again(self, rows: int) -> np.ndarray:
         """What tells the repeats of a sample apart in `index`, int64 (rows,)."""
@@ -252,7 +256,7 @@ class Plan:
         """The nth delivered window of a store: epochs of permutations, one after the other."""
         size = int(self._sizes[store])
         epoch, position = np.divmod(nth, np.uint64(size))
-        return permute(position, size, _key(self.seed, _ORDER, store, epoch))
+        return permute(position, size, hash_words(self.seed, _ORDER, store, epoch))
 
 
 class CuratedPlan(Plan):
@@ -327,32 +331,40 @@ class CuratedPlan(Plan):
     def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
         video, first, end = (mask[name] for name in ("video", "first", "end"))
         strides = self.clip.strides(store)[video]
+        grid = _grid(store, strides)
+        first = -(-first // grid) * grid
         length = (self.clip.frames - 1) * strides
         centred = np.clip((first + end - 1 - length) // 2, 0, store.frames[video] - 1 - length)
-        counts = end - first - length
-        starts = np.where(counts > 0, first, centred)
-        return _Samples(video, starts, np.maximum(counts, 1), strides)
+        counts = -(-(end - first - length) // grid)
+        starts = np.where(counts > 0, first, centred // grid * grid)
+        return _Samples(video, starts, np.maximum(counts, 1), strides, grid)
 
     def _nth_sample(self, store: int, nth: np.ndarray) -> np.ndarray:
         ends, turns = self._weight_ends[store], self._turns[store]
         epoch, turn = np.divmod(nth, np.uint64(turns))
-        turn = permute(turn, turns, _key(self.seed, _ORDER, store, epoch))
+        turn = permute(turn, turns, hash_words(self.seed, _ORDER, store, epoch))
         # One point in each of as many equal parts of the weights' sum as there are turns.
-        offset = (_key(self.seed, _OFFSET, store) + epoch * _GOLDEN) >> np.uint64(40)
+        offset = (hash_words(self.seed, _OFFSET, store) + epoch * _GOLDEN) >> np.uint64(40)
         points = (turn + (offset + 0.5) / 2**24) * (ends[-1] / turns)
         span = np.searchsorted(ends, points, side="right").clip(max=len(ends) - 1)
-        return self._samples[store].random(span, _key(self.seed, _START, store, nth))
+        return self._samples[store].random(span, hash_words(self.seed, _START, store, nth))
 
 
 class _Samples:
     """The numbered samples of one store: segment by segment, start by start. Each segment has a
-    video, a first start, a number of starts (at least 1), and a stride."""
+    video, a first start, a number of starts (at least 1), a stride, and a grid that divides the
+    stride: frames from one start to the next."""
 
     def __init__(
-        self, video: np.ndarray, first: np.ndarray, counts: np.ndarray, strides: np.ndarray
+        self,
+        video: np.ndarray,
+        first: np.ndarray,
+        counts: np.ndarray,
+        strides: np.ndarray,
+        grid: np.ndarray,
     ):
         self._videos, self._first = video.astype(np.int32), first.astype(np.int64)
-        self._strides = strides.astype(np.int32)
+        self._strides, self._grid = (strides // grid).astype(np.int32), grid.astype(np.int32)
         self._ends = np.cumsum(counts)
         self.count = int(self._ends[-1]) if len(self._ends) else 0
 
@@ -371,7 +383,8 @@ class _Samples:
         of_phase = -(-(count - phase) // stride)  # starts of this phase in the segment
         nth = (start // stride + np.arange(k)[:, None]) % of_phase
         starts = phase + stride * nth
-        return self._videos[slot], self._first[slot] + starts, base + starts
+        first, grid = self._first[slot], self._grid[slot].astype(np.int64)
+        return self._videos[slot], first + grid * starts, base + starts
 
     def _bounds(self, segment: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First sample number (n,) of segments (n,), and how many samples they have (n,)."""
@@ -379,61 +392,11 @@ class _Samples:
         return base, self._ends[segment] - base
 
 
-def permute(positions: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
-    """Images of `positions` under pseudo-random permutations of range(size), int64 (n,).
-
-    A Feistel network over the mixed radix (left, right) with left < ceil(sqrt(size)), whose few
-    values beyond `size` walk on along their cycle (Black and Rogaway 2002, "Ciphers with arbitrary
-    finite domains").
-
-    Args:
-      key: which permutation, uint64: (1,) for all positions or (n,) for each its own.
-    """
-    if size < 1:
-        raise ValueError("a permutation of nothing")
-    left = math.isqrt(size - 1) + 1
-    radix = np.uint64(left), np.uint64(-(-size // left))
-    values = np.asarray(positions).astype(np.uint64)
-    keys = _mix(np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None] + key)
-    keys = np.broadcast_to(keys, (_ROUNDS, len(values)))
-    out = np.empty(len(values), np.int64)
-    todo = np.arange(len(values))
-    while len(todo):
-        values = _feistel(values, *radix, keys)
-        inside = values < size
-        out[todo[inside]] = values[inside]
-        if inside.all():
-            break
-        todo, values, keys = todo[~inside], values[~inside], keys[:, ~inside]
-    return out
-
-
-def _feistel(x: np.ndarray, left: np.uint64, right: np.uint64, keys: np.ndarray) -> np.ndarray:
-    a, b = np.divmod(x, right)
-    for nth, key in enumerate(keys):
-        if nth % 2:
-            b = (b + _mix(a + key) % right) % right
-        else:
-            a = (a + _mix(b + key) % left) % left
-    return a * right + b
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), uint64 arrays."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _key(*words: Whole | np.ndarray) -> np.ndarray:
-    """Hashes of tuples of integers, uint64 (n,); words are integers or arrays (n,)."""
-    state = np.zeros(1, np.uint64)
-    for word in words:
-        if not isinstance(word, np.ndarray):
-            word = np.array([int(word) & 0xFFFFFFFFFFFFFFFF], np.uint64)
-        state = _mix(state ^ _mix(word.astype(np.uint64)))
-    return state
+def _grid(store: Store, strides: np.ndarray) -> np.ndarray:
+    """Frames between two starts, int64 (n,), for clips of these strides (n,): of x264, starts at
+    which every frame of a clip is a reference frame."""
+    on_references = (store.codec == "x264") & (strides % REFERENCE_STEP == 0)
+    return np.where(on_references, REFERENCE_STEP, 1)
 
 
 def _quota(position: np.ndarray, share: int) -> np.ndarray:

@@ -9,6 +9,7 @@ A store is a folder:
     labels/<task>.parquet      one row a labelled stored frame
     captions.parquet           one row a caption (CAPTION_COLUMNS), where the source has them
     clips.parquet              where the source has them, or `data_prep clips` cut them
+    edits.parquet              what was left out, covered and cropped (EDIT_COLUMNS), if anything
     same_cases.parquet         cases that are in other datasets too (SAME_CASE_COLUMNS), if any
     quarantine.parquet         what could not be read, and why
 
@@ -20,6 +21,8 @@ import functools
 from dataclasses import dataclass
 
 SCHEMA_VERSION = 1
+CODECS = ("jpeg", "x264")
+REFERENCE_STEP = 4  # every fourth frame of an x264 block decodes without the three before it
 MAX_RECORDS = 10_000  # array_record's random access slows down with the records of a shard
 SHARD_NAME = "surgjax-train.array_record-{shard:05d}-of-{shards:05d}"
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -51,6 +54,20 @@ SAME_CASE_COLUMNS = {
     "evidence": "string",
 }
 
+# What `shards --qc` did to the frames of a video: "left_out", "covered" (a box made black) or
+# "cropped"; end_ms is empty for the end of the video, the box holds fractions of the picture.
+EDIT_COLUMNS = {
+    "video_id": "string",
+    "edit": "string",
+    "start_ms": "int64",
+    "end_ms": "int64",
+    "reason": "string",
+    "x0": "float64",
+    "y0": "float64",
+    "x1": "float64",
+    "y1": "float64",
+}
+
 # Coarse: an operation or its narration; mid: a phase or step; fine: a task or action.
 LEVELS = ("coarse", "mid", "fine")
 
@@ -77,7 +94,7 @@ class Record:
       video_id: the row of videos.parquet this belongs to.
       first_frame: position of frames[0] among the video's stored frames.
       t_ms: presentation time of each frame in the original recording, milliseconds.
-      frames: encoded frames (JPEG).
+      frames: encoded frames: JPEGs, or the H.264 packets of a block that is decoded by itself.
     """
 
     video_id: str

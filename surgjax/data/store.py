@@ -81,6 +81,7 @@ class Store:
       path: folder of the store.
       meta: store.json.
       name: meta["name"], or the folder's name.
+      codec: of the frames, "jpeg" or "x264"; see decode.py.
       frames: int64 (videos,), stored frames of each video.
       videos: columns of videos.parquet by name as numpy arrays, converted when first asked for.
     """
@@ -89,6 +90,12 @@ class Store:
         self.path, self.meta = path, meta
         self.name = str(meta.get("name") or path.name)
         self.frames_per_record = int(meta["settings"].get("frames_per_record", 1))
+        self.codec = str(meta["settings"].get("codec", "jpeg"))
+        if self.codec not in record.CODECS:
+            raise UserError(
+                f"{path} holds frames of codec {self.codec!r}, this surgjax reads "
+                f"{' and '.join(record.CODECS)}; upgrade surgjax"
+            )
         self._local = threading.local()
         try:
             self._schema = pq.read_schema(path / "videos.parquet")
@@ -222,12 +229,32 @@ class Store:
 
     def stream(self, video: Whole, frames: Frames) -> Iterator[bytes]:
         """As `read`, one after the other, so that an error belongs to a frame."""
-        for parsed, at in self._records(video, frames):
+        for parsed, at in self.records(video, frames):
             yield parsed.frames[at]
+
+    def records(self, video: Whole, frames: Frames) -> Iterator[tuple[record.Record, int]]:
+        """The record of each frame and the frame's place in it; read once for neighbours."""
+        n, first, total = self.frames_per_record, self._first_record[video], self.frames[video]
+        name, last, parsed = self.video_id(video), -1, None
+        for frame in map(int, frames):
+            if not 0 <= frame < total:
+                raise IndexError(f"frame {frame} of {name}, which has {total}")
+            number = frame // n
+            if number != last:
+                parsed = record.parse(self._read_record(int(first) + number))
+                if parsed.first_frame != number * n or parsed.video_id != name:
+                    raise ValueError(
+                        f"record of {parsed.video_id} frame {parsed.first_frame} where {name} "
+                        f"frame {number * n} belongs"
+                    )
+                last = number
+            if frame - number * n >= len(parsed.frames):
+                raise ValueError(f"record of {name} at frame {parsed.first_frame} is short")
+            yield parsed, frame - number * n
 
     def read_times(self, video: Whole, frames: Frames) -> list[int]:
         """Presentation times of stored frames in the original recording, milliseconds."""
-        return [parsed.t_ms[at] for parsed, at in self._records(video, frames)]
+        return [parsed.t_ms[at] for parsed, at in self.records(video, frames)]
 
     def frames_at(self, video: Whole, t_ms: Frames) -> np.ndarray:
         """Stored frames with exactly these presentation times, int64. The rate gives a first
@@ -277,25 +304,6 @@ class Store:
             step = round((t_ms - found) * fps / 1000)
             guess = guess + step if low <= guess + step <= high else (low + high) // 2
         raise ValueError(f"{self.video_id(video)} has no stored frame at {t_ms} ms")
-
-    def _records(self, video: Whole, frames: Frames) -> Iterator[tuple[record.Record, int]]:
-        n, first, total = self.frames_per_record, self._first_record[video], self.frames[video]
-        name, last, parsed = self.video_id(video), -1, None
-        for frame in map(int, frames):
-            if not 0 <= frame < total:
-                raise IndexError(f"frame {frame} of {name}, which has {total}")
-            number = frame // n
-            if number != last:
-                parsed = record.parse(self._read_record(int(first) + number))
-                if parsed.first_frame != number * n or parsed.video_id != name:
-                    raise ValueError(
-                        f"record of {parsed.video_id} frame {parsed.first_frame} where {name} "
-                        f"frame {number * n} belongs"
-                    )
-                last = number
-            if frame - number * n >= len(parsed.frames):
-                raise ValueError(f"record of {name} at frame {parsed.first_frame} is short")
-            yield parsed, frame - number * n
 
     def _read_record(self, number: int) -> bytes:
         shard = bisect.bisect_right(self._shard_ends, number)

@@ -67,7 +67,7 @@ def test_a_window_decodes_every_frame_once(tmp_path, make_store, monkeypatch, fr
     plan = Plan([store], [np.ones(1, bool)], SHAPE, 1, seed=0, clips_per_window=k)
     decode = simplejpeg.decode_jpeg
     monkeypatch.setattr(
-        clips.simplejpeg, "decode_jpeg", lambda data, **o: decoded.append(data) or decode(data, **o)
+        simplejpeg, "decode_jpeg", lambda data, **o: decoded.append(data) or decode(data, **o)
     )
     for group in range(6):
         rows = plan.group_rows(group)[:, 0]

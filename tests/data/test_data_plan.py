@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from surgjax.data.plan import ROW, ClipShape, Plan, _key, permute
+from surgjax.data.permutation import hash_words, permute
+from surgjax.data.plan import ROW, ClipShape, Plan
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
 
@@ -46,18 +47,20 @@ def triples(rows):
 @pytest.mark.parametrize("size", [*range(1, 40), 100, 257, 1000, 4096, 10_007])
 def test_a_permutation_is_a_bijection(size):
     for epoch in range(3):
-        image = permute(np.arange(size), size, _key(5, epoch))
+        image = permute(np.arange(size), size, hash_words(5, epoch))
         assert np.array_equal(np.sort(image), np.arange(size))
 
 
 def test_a_permutation_of_any_size_is_answered_at_a_point():
     size = 3_000_000_019
     at = np.random.default_rng(0).integers(size, size=100_000)
-    image = permute(at, size, _key(1))
+    image = permute(at, size, hash_words(1))
     assert image.min() >= 0 and image.max() < size
     assert len(np.unique(image)) == len(np.unique(at))
-    np.testing.assert_array_equal(permute(at[7:9], size, _key(1)), image[7:9])
-    of_two = permute(at[:4], size, np.concatenate([_key(1), _key(1), _key(2), _key(2)]))
+    np.testing.assert_array_equal(permute(at[7:9], size, hash_words(1)), image[7:9])
+    of_two = permute(
+        at[:4], size, np.concatenate([hash_words(1), hash_words(1), hash_words(2), hash_words(2)])
+    )
     assert np.array_equal(of_two[:2], image[:2]) and (of_two[2:] != image[2:4]).all()
     counts = np.histogram(image, bins=100, range=(0, size))[0]
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -67,7 +70,9 @@ def test_a_permutation_of_any_size_is_answered_at_a_point():
 def test_permutations_over_epochs_are_uniform(size):
     """Value at a position, and the pair of values at two positions, over 20,000 epochs."""
     epochs = np.repeat(np.arange(20_000), size)
-    images = permute(np.tile(np.arange(size), 20_000), size, _key(3, epochs)).reshape(-1, size)
+    images = permute(np.tile(np.arange(size), 20_000), size, hash_words(3, epochs)).reshape(
+        -1, size
+    )
     for position in (0, size // 2, size - 1):
         counts = np.bincount(images[:, position], minlength=size)
         assert stats.chisquare(counts).pvalue > 1e-4

@@ -176,7 +176,6 @@ def small_parts(monkeypatch):
 
     monkeypatch.setattr(plan, "MIN_RECORDS", 7)
     monkeypatch.setattr(plan, "MAX_RECORDS", 7)
-    monkeypatch.setattr(parts, "MAX_RECORDS", 7)
 
 
 class Stopped(BaseException):
@@ -413,7 +412,7 @@ def test_bad_folders(videos, tmp_path):
 
 def test_two_runs_on_one_folder(videos, tmp_path):
     (tmp_path / "s").mkdir()
-    handle = os.open(tmp_path / "s", os.O_RDONLY)
+    handle = os.open(tmp_path / "s" / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(UserError, match="another process"):
         make.shards(videos, tmp_path / "s")
@@ -468,10 +467,7 @@ def test_damaged_streams_do_not_depend_on_threads(tmp_path):
             "part": 0,
             "root": str(tmp_path / "v"),
             "videos": [{"video_id": "a", "path": "a.mp4", "frames_fps": None}],
-            "fps": None,
-            "short_side": 64,
-            "quality": 90,
-            "frames_per_record": 1,
+            "settings": {"fps": "native", "short_side": 64, "quality": 90, "frames_per_record": 1},
             "threads": threads,
         }
         done = parts.write_part(task)

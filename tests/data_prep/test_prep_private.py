@@ -1,0 +1,203 @@
+"""What a store leaves out, covers, crops and renames, and that nothing of it stays behind."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from data_prep import review
+from data_prep.decisions import Decision, edits, of_edits
+from surgjax.data.store import open_store
+from surgjax.errors import UserError
+from tests import small_videos as make
+
+VIDEOS = (
+    "video seconds samples black frozen blurred out_of_body text cuts x0 y0 x1 y1 duplicate_of "
+    "flags unreadable"
+).split()
+SHARDS = ("--fps", "5", "--dataset", "ours")
+
+
+def write(path, columns, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+
+
+def bordered(i):
+    """A picture of 64 x 48 pixels whose outer 8 columns on each side are black."""
+    image = np.zeros((48, 64, 3), np.uint8)
+    image[:, 8:56] = cv2.resize(make.picture(i, 48, 48), (48, 48))
+    return image
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """smith-01 of 4 s and jones-02 of 2 s, with everything that can lie beside videos."""
+    folder = tmp_path_factory.mktemp("private") / "videos"
+    for name, frames in (("smith-01", 100), ("jones-02", 50)):
+        images = [bordered(i) for i in range(frames)]
+        make.write_video(folder / f"{name}.mp4", frames, width=64, height=48, images=images)
+    spans = [["smith-01", 0, 2, "open"], ["smith-01", 2, 4, "close"]]
+    spans += [["jones-02", 0, 2, "close"]]
+    write(folder / "labels.csv", ["video", "start", "end", "label"], spans)
+    parts = [["smith-01", "train", "mary"], ["jones-02", "test", "bob"]]
+    write(folder / "splits.csv", ["video", "split", "case"], parts)
+    columns = ["video_id", "start_ms", "end_ms", "level", "text"]
+    write(folder / "captions.csv", columns, [["smith-01", 0, 1000, "fine", "cut"]])
+    write(folder / "clips.csv", columns[:3], [["jones-02", 0, 1000]])
+    return folder
+
+
+@pytest.fixture
+def qc(tmp_path):
+    """smith-01 shows a person from 1 to 2 s and text from 3 s on."""
+    folder = tmp_path / "qc"
+    folder.mkdir()
+    (folder / "qc.json").write_text(json.dumps({"schema_version": 1}))
+    box = [0.125, 0, 0.875, 1]
+    rows = [["smith-01", "4.000", 9, 0, 0, 0, 0.25, 0.25, 0, *box, "", "blurred", ""]]
+    rows += [["jones-02", "2.000", 9, 0, 0, 0, 0, 0, 0, *box, "", "", ""]]
+    write(folder / "videos.csv", VIDEOS, rows)
+    spans = [["smith-01", "1.000", "2.000", "out_of_body", "1"]]
+    spans += [["smith-01", "3.000", "4.000", "text", "1"]]
+    write(folder / "spans.csv", ["video", "start", "end", "flag", "score"], spans)
+    boxes = [["smith-01", "3.000", "4.000", 0.5, 0.5, 0.75, 0.75]]
+    write(folder / "boxes.csv", ["video", "start", "end", "x0", "y0", "x1", "y1"], boxes)
+    write(folder / review.FILE, review.COLUMNS, [])
+    return folder
+
+
+def decide(qc, *rows):
+    write(qc / review.FILE, review.COLUMNS, [[*row, "Dr A", "2026-05-31"] for row in rows])
+
+
+def test_flagged_frames_are_in_no_file_of_the_store(videos, qc, tmp_path):
+    make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+    store = open_store(tmp_path / "s")
+    video = [store.video_id(v) for v in range(2)].index("smith-01")
+    times = store.read_times(video, range(store.frames[video]))
+    assert times == [*range(0, 1000, 200), *range(2000, 3000, 200)]
+    assert store.videos["qc_blurred"].tolist() == [v == video for v in range(2)]
+    labels = store.labels("label")
+    assert labels["t_ms"][labels["video"] == video].tolist() == times
+    rows = make.rows(tmp_path / "s", "edits")
+    assert [(r["video_id"], r["edit"], r["start_ms"], r["end_ms"], r["reason"]) for r in rows] == [
+        ("smith-01", "left_out", 1000, 2000, "out_of_body"),
+        ("smith-01", "left_out", 3000, None, "text"),
+    ]
+    verify = ["verify", str(tmp_path / "s"), "--against-source", "20", "--root", str(videos)]
+    assert make.main(verify) == 0
+    make.shards(videos, tmp_path / "two", *SHARDS, "--qc", str(qc), workers=2)
+    assert make.contents(tmp_path / "two") == make.contents(tmp_path / "s")
+
+
+def test_borders_are_cut_and_text_is_covered(videos, qc, tmp_path):
+    options = ["--qc", str(qc), "--crop-borders", "--cover-text", "--quality", "100"]
+    make.shards(videos, tmp_path / "s", *SHARDS, *options, "--short-side", "32")
+    store = open_store(tmp_path / "s")
+    video = [store.video_id(v) for v in range(2)].index("smith-01")
+    assert (store.videos["width"][video], store.videos["height"][video]) == (32, 32)
+    pictures = [
+        simplejpeg.decode_jpeg(data) for data in store.read(video, range(store.frames[video]))
+    ]
+    times = np.array(store.read_times(video, range(len(pictures))))
+    assert times.tolist() == [*range(0, 1000, 200), *range(2000, 4000, 200)]
+    for t, picture in zip(times, pictures, strict=True):
+        assert picture[:, 1:-1].max(2).min() > 30 or t >= 3000  # no black column is left
+        box = picture[17:23, 17:26]  # 0.5 to 0.833 of the cropped width
+        assert (box.max() < 20) == (t >= 3000)
+    verify = ["verify", str(tmp_path / "s"), "--against-source", "20", "--root", str(videos)]
+    assert make.main(verify) == 0
+
+
+def test_review_goes_before_findings(videos, qc, tmp_path, capsys):
+    decide(qc, ["smith-01", "", "", "keep"], ["jones-02", "", "", "drop"])
+    make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+    store = open_store(tmp_path / "s")
+    assert len(store) == 1 and store.frames[0] == 20 and not store.videos["qc_blurred"][0]
+    assert make.quarantined(tmp_path / "s") == {"jones-02.mp4": "left out"}
+    assert not (tmp_path / "s" / "edits.parquet").exists()
+    make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+    assert "nothing to do" in capsys.readouterr().out
+    decide(qc, ["jones-02", "1", "", "drop"])
+    with pytest.raises(UserError, match="--qc other there"):
+        make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+    with pytest.raises(UserError, match="--qc other there"):
+        make.shards(videos, tmp_path / "s", *SHARDS)
+
+
+def test_edits_tell_the_decision():
+    decision = Decision(
+        [(0, 5, "text"), (9, 10**12, "review")], [(1, 2, 0.1, 0.2, 0.3, 0.4)], (0.1, 0, 0.9, 1)
+    )
+    rows = [{"x0": None, "y0": None, "x1": None, "y1": None} | row for row in edits("a", decision)]
+    assert of_edits(rows) == decision
+
+
+@pytest.mark.parametrize("option", ["--crop-borders", "--cover-text"])
+def test_options_need_findings(videos, tmp_path, option):
+    with pytest.raises(UserError, match="need --qc"):
+        make.shards(videos, tmp_path / "s", option)
+
+
+def test_videos_that_were_not_looked_at_are_named(videos, qc, tmp_path):
+    lines = (qc / "videos.csv").read_text().splitlines()
+    (qc / "videos.csv").write_text("\n".join(lines[:2]) + "\n")
+    with pytest.raises(UserError, match=r"has not seen 1 of 2 videos \(jones-02\)"):
+        make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+
+
+def test_no_name_is_left_in_a_store_with_pseudonyms(videos, qc, tmp_path, capsys):
+    salt, plain, ours = tmp_path / "salt", tmp_path / "plain", tmp_path / "ours"
+    (videos / "mary-broken.mp4").write_bytes(b"nothing")
+    try:
+        make.shards(videos, plain, *SHARDS)
+        make.shards(videos, ours, *SHARDS, "--pseudonyms", str(salt))
+    finally:
+        (videos / "mary-broken.mp4").unlink()
+    assert salt.stat().st_mode & 0o777 == 0o600 and "keep it away" in capsys.readouterr().out
+    for name, data in make.contents(ours).items():
+        for word in (b"smith", b"jones", b"mary", b"bob", str(videos).encode()):
+            assert word not in data and word.decode() not in name, name
+    for table in ("clips", "captions", "quarantine"):
+        old, new = make.rows(plain, table), make.rows(ours, table)
+        assert len(old) == len(new) == 1 and old[0]["video_id"] != new[0]["video_id"]
+    one, other = open_store(plain), open_store(ours)
+    assert other.meta["tasks"] == one.meta["tasks"] and len(other) == 2
+    by_frames = [
+        sorted(zip(s.frames, s.videos["split_official"], strict=True)) for s in (one, other)
+    ]
+    assert by_frames[0] == by_frames[1]
+    assert np.bincount(one.labels("label")["label"]).tolist() == (
+        np.bincount(other.labels("label")["label"]).tolist()
+    )
+    verify = ["verify", str(ours), "--against-source", "9", "--root", str(videos)]
+    assert make.main([*verify, "--pseudonyms", str(salt)]) == 0
+    with pytest.raises(UserError, match="has pseudonyms; give the --pseudonyms FILE"):
+        make.main(verify)
+    again = tmp_path / "again"
+    make.shards(videos, again, *SHARDS, "--pseudonyms", str(salt), "--qc", str(qc))
+    assert set(open_store(again).videos["video_id"]) == set(other.videos["video_id"])
+    assert open_store(again).frames.sum() == other.frames.sum() - 10
+    salt.unlink()
+    make.shards(videos, tmp_path / "new", *SHARDS, "--pseudonyms", str(salt))
+    assert not set(open_store(tmp_path / "new").videos["video_id"]) & set(other.videos["video_id"])
+
+
+@pytest.mark.parametrize("content", ["no digits", "ab12"])
+def test_a_salt_that_is_none_is_refused(videos, tmp_path, content):
+    (tmp_path / "salt").write_text(content)
+    with pytest.raises(UserError, match="--pseudonyms .* (is no salt|can be guessed)"):
+        make.shards(videos, tmp_path / "s", "--pseudonyms", str(tmp_path / "salt"))
+
+
+def test_public_names_are_kept(tmp_path):
+    make.write_cholec(tmp_path / "v")
+    options = ["--root", str(tmp_path / "v"), "--out", str(tmp_path / "s")]
+    with pytest.raises(UserError, match="the names of cholec80 are public"):
+        make.main(
+            ["shards", "--dataset", "cholec80", *options, "--pseudonyms", str(tmp_path / "k")]
+        )
