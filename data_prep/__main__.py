@@ -10,6 +10,7 @@ VERBS = {
     "download": "fetch the videos that a catalogue names",
     "datasets": "public datasets that are read as they were downloaded",
     "check": "what is under a folder, what is odd, what a store of it would take",
+    "qc": "look through recordings: quality, privacy, duplicates, a page to review",
     "shards": "write a store from videos",
     "inspect": "pictures and counts of a store",
     "inventory": "the table of a corpus, and how near it is to a benchmark",

@@ -15,7 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep import captions, sources, tables
+from data_prep import captions, names, sources, tables
 from data_prep.options import (
     add_codec_arguments,
     add_source_arguments,
@@ -23,6 +23,7 @@ from data_prep.options import (
     source_of,
 )
 from data_prep.plan import PROBE_THREADS, Settings, expected_frames, size_on_disk
+from data_prep.recordings import some
 from data_prep.shards import show_size
 from data_prep.sources import Found, Video
 from data_prep.video import Header, Unreadable, probe, stored_size, suffix
@@ -68,7 +69,7 @@ def main(args: argparse.Namespace) -> int:
         if isinstance(header, Unreadable)
     ]
     good = {video: header for video, header in headers.items() if isinstance(header, Header)}
-    odd = list(found.warnings)
+    odd = [*found.warnings, *_telling_names(name, found)]
     _check_labels(source, args.root, found, good, odd, damage)
     _check_spans(source, args, found, headers, damage)
 
@@ -135,7 +136,7 @@ def sample_headers(videos: list[Video], seconds: float) -> dict[Video, Header | 
         if time.monotonic() > end:
             return None
         try:
-            return video, probe(video.path, video.frames_fps, video.frames_prefix)
+            return video, probe(video.path, video.frames_fps, video.frames_pattern)
         except Unreadable as error:
             return video, error
 
@@ -143,6 +144,17 @@ def sample_headers(videos: list[Video], seconds: float) -> dict[Video, Header | 
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
         read = dict(result for result in pool.map(one, order) if result)
     return {video: read[video] for video in videos if video in read}
+
+
+def _telling_names(name: str, found: Found) -> list[str]:
+    """Own videos whose names tell a date or a number; those of public datasets are known."""
+    telling = [video.video_id for video in found.videos if names.in_name(video.video_id)]
+    if name != sources.FOLDER or not telling:
+        return []
+    return [
+        f"names of {len(telling)} videos look like dates or record numbers: {some(telling)}; "
+        f"shards --pseudonyms FILE replaces them"
+    ]
 
 
 def _check_labels(source, root: Path, found: Found, good, odd: list, damage: list) -> None:
@@ -177,7 +189,7 @@ def _check_spans(source, args: argparse.Namespace, found: Found, headers, damage
 def _describe(found: Found, good: dict[Video, Header]) -> None:
     scale = len(found.videos) / max(1, len(good))
     hours = scale * sum(header.seconds for header in good.values()) / 3600
-    size = sum(size_on_disk(video.path, video.frames_prefix) for video in found.videos)
+    size = sum(size_on_disk(video.path, video.frames_pattern) for video in found.videos)
     print(f"  {len(found.videos)} videos, {hours:.2f} hours, {show_size(size)}")
     kinds = Counter(
         "folder of frames" if video.frames_fps else suffix(video.path.name)

@@ -45,7 +45,7 @@ def table() -> list[tuple[str, ...]]:
         if hasattr(module, "captions"):
             tasks.append("captions")
         elif not tasks:
-            tasks = ["as the files name it"]
+            tasks = ["as the files name it" if hasattr(module, "SPLITS") else "none"]
         layout = f"{about.layout}: {about.evidence}"
         words = (", ".join(tasks), _splits(module), layout, about.licence, about.access)
         rows.append((name, *words))
@@ -55,7 +55,7 @@ def table() -> list[tuple[str, ...]]:
 def _splits(module: ModuleType) -> str:
     if hasattr(module, "SPLITS"):  # made when the files are seen
         return module.SPLITS
-    if hasattr(module, "captions"):
+    if not module.ABOUT.tasks:
         return "none, for pretraining"
     names = {}  # folds as one
     for name in manifest.read(module.ABOUT.dataset).splits or ("strict (7:2:1)",):

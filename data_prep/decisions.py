@@ -1,11 +1,11 @@
 """What of each recording is stored: the findings of `data_prep qc`, and review.csv over them.
 
-Frames that may show a person or their name (flags out_of_body and text) are left out; so is what a
-row of review.csv drops. A row that keeps a span takes it back in; later rows go before earlier
-ones. Flags of quality only mark a video, and not one that a row keeps whole.
+Frames that may show a person or their name (flags out_of_body and text) are left out; so is what
+could not be looked through, and what a row of review.csv drops. A row that keeps a span takes it
+back in; later rows go before earlier ones. Flags of quality only mark a video, and not one that a
+row keeps whole.
 """
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import review
+from data_prep.review import PRIVACY, QUALITY, read_findings
 from data_prep.video import Box, Frame
 from surgjax.errors import UserError
 
-PRIVACY = ("out_of_body", "text")
-QUALITY = ("black", "blurred", "duplicate", "frozen")
 END = 10**12  # milliseconds: no recording is as long
+LEFT_OUT = "left out"  # why a video of which nothing is stored is in quarantine
 Span = tuple[int, int]
 
 
@@ -76,13 +76,16 @@ def read(qc: Path, crop: bool = False, cover_text: bool = False) -> dict[str, De
         raise UserError(
             f"--qc {qc} holds no finished qc.json; expected the --out of `python -m data_prep qc`"
         )
-    videos = {row["video"]: row for row in _rows(qc / "videos.csv")}
-    left_out: dict[str, list] = {name: [] for name in videos}
+    videos = {row["video"]: row for row in read_findings(qc / "videos.csv")}
+    left_out: dict[str, list] = {
+        name: [(0, END, "not looked through")] if row["unreadable"] else []
+        for name, row in videos.items()
+    }
     covered: dict[str, list] = {name: [] for name in videos}
-    for row in _rows(qc / "spans.csv"):
+    for row in read_findings(qc / "spans.csv"):
         if row["flag"] in PRIVACY and not (cover_text and row["flag"] == "text"):
             left_out[row["video"]].append((*_span(row, videos), row["flag"]))
-    for row in _rows(qc / "boxes.csv") if cover_text else ():
+    for row in read_findings(qc / "boxes.csv") if cover_text else ():
         box = tuple(float(row[name]) for name in ("x0", "y0", "x1", "y1"))
         covered[row["video"]].append((*_span(row, videos), *box))
     kept_whole = set()
@@ -142,16 +145,6 @@ def of_edits(rows: Iterable[dict]) -> Decision:
 def _ms(span: Iterable[int]) -> dict[str, int | None]:
     start, end = span
     return {"start_ms": start, "end_ms": None if end == END else end}
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); run `python -m data_prep qc` again"
-        ) from error
 
 
 def _box(row: dict[str, str]) -> Box | None:

@@ -258,7 +258,7 @@ def file_numbers(video: Video, times: Times) -> np.ndarray:
     if video.frames_fps is None:
         return times.index
     number = {}
-    for position, file in list_images(video.path, video.frames_prefix):
+    for position, file in list_images(video.path, video.frames_pattern):
         digits = re.findall(r"\d+", file.stem)
         if not digits:
             raise UserError(
@@ -315,7 +315,9 @@ def check_pictures(
       UserError: nothing fits, or rows go on for more than a second after the last picture.
     """
     if pictures is None:
-        position = np.array([position for position, _ in list_images(video.path)])
+        position = np.array(
+            [position for position, _ in list_images(video.path, video.frames_pattern)]
+        )
         pictures = file_numbers(video, Times(position, position, 1.0)).tolist()
     rows, pictures, at = set(rows), set(pictures), f"{named(path)}: {video.video_id}"
     past = sorted(row for row in rows if row > max(pictures))

@@ -16,8 +16,9 @@ from types import ModuleType
 import numpy as np
 
 from data_prep import captions, decisions, shared_cases, tables
-from data_prep.decisions import QUALITY, Decision
+from data_prep.decisions import LEFT_OUT, Decision
 from data_prep.plan import PARTS, PLAN, Plan
+from data_prep.review import QUALITY
 from data_prep.sources import Found, Refused, Times, Video
 from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
 from surgjax.errors import UserError
@@ -48,7 +49,7 @@ def merge(
     parts = [_summary(part) for part in _sidecars(plan, out)]
     refused = plan.refused + [Refused(**row) for part in parts for row in part["refused"]]
     if "pseudonyms" in plan.adapted:
-        refused = [replace(row, path="", detail="") for row in refused]
+        refused = [_without_names(row) for row in refused]
     refused.sort(key=lambda row: (row.video_id, row.path))
     stored = [video for part in parts for video in part["videos"]]
     if not stored:
@@ -129,9 +130,15 @@ def quarantine_only(out: Path, refused: list[Refused]) -> None:
     clean(out)
     first = refused[0]
     raise UserError(
-        f"none of {len(refused)} videos could be read; {out / QUARANTINE} says why for each (the "
-        f"first: {first.path}, {first.reason}, {first.detail}); no store was written"
+        f"none of {len(refused)} videos could be stored; {out / QUARANTINE} says why for each (the "
+        f"first: {first.path or first.video_id}, {first.reason}, {first.detail}); no store was "
+        f"written"
     )
+
+
+def _without_names(row: Refused) -> Refused:
+    """Details of damage may name a file."""
+    return replace(row, path="", detail=row.detail if row.reason == LEFT_OUT else "")
 
 
 def _sidecars(plan: Plan, out: Path) -> Iterator[dict]:

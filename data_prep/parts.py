@@ -17,7 +17,7 @@ from pathlib import Path
 
 from array_record.python import array_record_module
 
-from data_prep.decisions import END, Decision
+from data_prep.decisions import END, LEFT_OUT, Decision
 from data_prep.encoding import X264, Jpeg
 from data_prep.plan import PARTS, Plan, Settings
 from data_prep.tables import sha256
@@ -103,7 +103,7 @@ def _write_video(
     settings = Settings(**task["settings"])
     decision = Decision(**video["decision"]) if video.get("decision") else Decision()
     if [span[:2] for span in decision.left_out] == [(0, END)]:
-        raise Unreadable("left out", decision.left_out[0][2])
+        raise Unreadable(LEFT_OUT, decision.left_out[0][2])
     # A video may fail at its very end, so its frames wait in a file until it is known to be good.
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=task["out"]) as spool:
         kept = _decode(task, settings, decision, video, spool, advance)
@@ -170,7 +170,7 @@ def _decode(
             even=settings.codec == "x264",
             crop=decision.crop,
             frames_fps=video["frames_fps"],
-            frames_prefix=video.get("frames_prefix", ""),
+            frames_pattern=video["frames_pattern"],
         )
         try:
             for frame in filter(decision.keeps, map(decision.covering, frames)):
@@ -182,7 +182,7 @@ def _decode(
                 advance(1)
             kept.sizes += [spool.write(data) for data in encoder.finish()]
             if not kept.t_ms:
-                raise Unreadable("left out", "every frame is")
+                raise Unreadable(LEFT_OUT, "every frame is")
             kept.psnr = encoder.psnr
         except Unreadable:
             if threads == 1:

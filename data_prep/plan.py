@@ -7,6 +7,7 @@ settings only, so the finished store does not depend on who did which part, or h
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -78,7 +79,7 @@ class Plan:
       adapted: what else decides what is stored: digests of decisions ("qc") and of the salt of
         pseudonyms.
       videos: one dict a video: video_id, path (below the root), bytes, frames and pixels
-        (expected, stored), frames_fps, frames_prefix, decision.
+        (expected, stored), frames_fps, frames_pattern, decision.
       refused: rows for quarantine.parquet known before decoding.
       parts: positions in `videos`, part by part.
     """
@@ -126,7 +127,7 @@ def probe_all(
 
     def one(video: Video) -> Header | Unreadable:
         try:
-            return probe(video.path, video.frames_fps, video.frames_prefix)
+            return probe(video.path, video.frames_fps, video.frames_pattern)
         except Unreadable as error:
             return error
 
@@ -161,11 +162,11 @@ def make_plan(
             {
                 "video_id": video.video_id,
                 "path": path,
-                "bytes": size_on_disk(video.path, video.frames_prefix),
+                "bytes": size_on_disk(video.path, video.frames_pattern),
                 "frames": expected_frames(header, settings.rate),
                 "pixels": width * height,
                 "frames_fps": video.frames_fps,
-                "frames_prefix": video.frames_prefix,
+                "frames_pattern": video.frames_pattern,
                 "decision": asdict(decisions[video.video_id]) if decisions else None,
             }
         )
@@ -189,10 +190,11 @@ def expected_frames(header: Header, rate: float | None) -> int:
     return max(1, math.ceil(header.seconds * rate - 1e-6))
 
 
-def size_on_disk(path: Path, prefix: str = "") -> int:
-    """Bytes of a file, or of the files in a folder of frames whose names start so."""
+def size_on_disk(path: Path, pattern: str = "") -> int:
+    """Bytes of a file, or of the files in a folder of frames that `pattern` matches."""
     if path.is_dir():
-        entries = (entry for entry in os.scandir(path) if entry.name.startswith(prefix))
+        wanted = re.compile(pattern).match
+        entries = (entry for entry in os.scandir(path) if wanted(entry.name))
         return sum(entry.stat().st_size for entry in entries if entry.is_file())
     return path.stat().st_size
 

@@ -73,6 +73,7 @@ def assemble(
     frames_fps: float = 1.0,
     tasks: Mapping[str, dict] | None = None,
     splits: manifest.Manifest | None = None,
+    unlisted_train: bool = False,
     strata: Mapping[str, object] | None = None,
     label_files: Mapping[str, Callable[[str], Path]] | None = None,
 ) -> Found:
@@ -85,6 +86,7 @@ def assemble(
       frames_fps: rate of folders of frames.
       tasks: where they differ from the dataset's.
       splits: where they are not those of splits/<dataset>.yaml.
+      unlisted_train: whether `strict` has the videos that the manifest does not name, for training.
       strata: of each case, for a dataset with labels and without any split, which is divided
         7:2:1.
       label_files: what a file holds -> the path of it for a video_id; missing ones are counted.
@@ -101,6 +103,9 @@ def assemble(
     words |= {key: value for key, value in overrides.items() if key in words}
     splits = splits or manifest.read(about.dataset)
     warnings, parts, kinds = list(recordings.warnings), dict(splits.splits), dict(splits.about)
+    if unlisted_train:
+        unlisted = recordings.paths.keys() - splits.names
+        parts["strict"] = parts["strict"] | dict.fromkeys(unlisted, "train")
     tasks = dict(tasks or about.tasks)
     if tasks and not parts:  # what has no labels is for pretraining
         cases = {case(video_id) for video_id in recordings.paths}

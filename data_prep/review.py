@@ -1,13 +1,15 @@
-"""review.csv: what a person decided about stretches of recordings; it goes before every flag.
+"""Findings of `data_prep qc`, and review.csv: what a person decided about them.
 
     video,start,end,decision,reviewer,date
 
 `video` as in videos.csv; `start` and `end` in seconds or h:mm:ss from the first frame, empty for
 the ends of the recording; `decision` keep or drop; `reviewer` and `date` (2026-05-31) say who
-answers for it. Of two rows about one moment the lower one counts.
+answers for it. A row goes before every flag; of two about one moment the lower one counts.
 """
 
+import csv
 import datetime
+import io
 import math
 from collections.abc import Container
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from surgjax.errors import UserError, nearest
 FILE = "review.csv"
 COLUMNS = ("video", "start", "end", "decision", "reviewer", "date")
 DECISIONS = ("keep", "drop")
+QUALITY = ("black", "frozen", "blurred", "duplicate")
+PRIVACY = ("out_of_body", "text")
+FLAGS = (*PRIVACY, *QUALITY)  # the more serious first
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,14 @@ def read(path: Path, videos: Container[str]) -> list[Review]:
             ) from error
         rows.append(Review(video, start, end, decision, row["reviewer"], row["date"]))
     return rows
+
+
+def read_findings(path: Path) -> list[dict[str, str]]:
+    """Rows of a table that `qc` wrote. Raises UserError when it cannot be read."""
+    try:
+        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); scan into another --out") from error
 
 
 def _seconds(text: str, where: str, name: str) -> float:

@@ -102,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         example = {"licence": "SPDX identifier"}.get(word, "for your own videos")
         parser.add_argument(f"--{word}", help=f"{word} ({example})")
     parser.add_argument(
-        "--frames-fps", type=float, help="frames a second of folders of jpg/png frames (default 1)"
+        "--frames-fps", type=float, help="frames a second of folders of frames (default 1)"
     )
 
 
@@ -204,7 +204,7 @@ def _array_task(work: _Work, position: int, count: int) -> int:
             print(f"done; another task has made {out}")
             return 0
         if not (out / PLAN).exists():
-            raise UserError(f"no video could be read; {out / QUARANTINE} says why for each")
+            raise UserError(f"no video could be stored; {out / QUARANTINE} says why for each")
         return _merge(work, plan)
 
 
@@ -375,7 +375,7 @@ def _check_same(work: _Work, plan: Plan, store_name: str) -> None:
         for k, size in old.items()
         if size is not None
         and new.get(k)
-        and size != size_on_disk(new[k].path, new[k].frames_prefix)
+        and size != size_on_disk(new[k].path, new[k].frames_pattern)
     ]
     if changed:
         odd.append(f"{changed[0]} has another size than when it was planned")

@@ -257,7 +257,7 @@ def _compare(store, video, name, wanted, source, root, recording, labels, edits)
             even=store.codec == "x264",
             crop=decision.crop,
             frames_fps=recording.frames_fps,
-            frames_prefix=recording.frames_prefix,
+            frames_pattern=recording.frames_pattern,
         )
         kept = filter(decision.keeps, map(decision.covering, frames))
         for position, frame in enumerate(kept):

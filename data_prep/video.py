@@ -1,6 +1,6 @@
 """Recordings in, frames out: headers, decoding, and the choice of frames to keep.
 
-A recording is a file PyAV opens or a folder of jpg/png frames. Time always comes from the
+A recording is a file PyAV opens or a folder of jpg, png or tif frames. Time always comes from the
 presentation timestamps, counted from the first frame; the frame number is the position in decoding
 order, which is what label files of one row a frame refer to.
 """
@@ -23,7 +23,7 @@ VIDEO_SUFFIXES = frozenset(
     "3g2 3gp asf avi divx dv f4v flv gif h264 hevc ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf "
     "nut ogm ogv ts vob webm wmv y4m".split()
 )
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
+IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "tif", "tiff"})
 # Files that name other files or addresses; opening one could read anything this user can read.
 PLAYLIST_SUFFIXES = frozenset(
     "asx concat ffconcat ism m3u m3u8 mpd pls sdp smil strm wpl xspf".split()
@@ -123,22 +123,22 @@ def stored_size(width: int, height: int, short_side: int, even: bool = False) ->
     return (width & ~1, height & ~1) if even else (width, height)
 
 
-def probe(path: Path, frames_fps: float | None = None, frames_prefix: str = "") -> Header:
+def probe(path: Path, frames_fps: float | None = None, frames_pattern: str = "") -> Header:
     """Header of a recording, without decoding. Raises Unreadable."""
     if path.is_dir():
-        images = list_images(path, frames_prefix)
+        images = list_images(path, frames_pattern)
         if not images:
-            raise Unreadable("no frames", "folder holds no jpg or png")
-        image = _read_image(images[0][1])
+            raise Unreadable("no frames", "folder holds no jpg, png or tif")
+        image = read_image(images[0][1])
         if image is None:
             raise Unreadable("damaged", f"{images[0][1].name} does not decode")
         height, width = image.shape[:2]
         frames = images[-1][0] + 1
         return Header(frames, frames_fps, frames / frames_fps, width, height)
-    _refuse_odd_files(path)
+    refuse_odd_files(path)
     try:
-        with _open(path) as container:
-            stream = _video_stream(container)
+        with open_file(path) as container:
+            stream = video_stream(container)
             fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
             seconds = _declared_seconds(container, stream)
             frames = stream.frames or round((seconds or 0) * fps)
@@ -147,7 +147,7 @@ def probe(path: Path, frames_fps: float | None = None, frames_prefix: str = "") 
                 raise Unreadable("damaged", "the header gives no frame size")
             return Header(frames, fps, seconds or frames / fps, width, height)
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable("not readable", _short(error)) from error
+        raise Unreadable("not readable", short_error(error)) from error
 
 
 def kept_frames(
@@ -160,7 +160,7 @@ def kept_frames(
     even: bool = False,
     crop: Box | None = None,
     frames_fps: float | None = None,
-    frames_prefix: str = "",
+    frames_pattern: str = "",
 ) -> Iterator[Frame]:
     """Frames of a recording at `fps` (None: all of them), upright, square pixels, deinterlaced.
 
@@ -171,16 +171,16 @@ def kept_frames(
       even: as of `stored_size`.
       crop: what is kept of the picture; its short side is what `short_side` means then.
       frames_fps: rate of a folder of frames; unused for files.
-      frames_prefix: how the names of its frames start.
+      frames_pattern: as of `list_images`.
     Raises:
       Unreadable: nothing decodes, or more than MAX_DAMAGED of it is missing; may come after frames
         were already yielded.
     """
     if path.is_dir():
-        source = _image_folder(list_images(path, frames_prefix), frames_fps, seen)
+        source = _image_folder(list_images(path, frames_pattern), frames_fps, seen)
     else:
         source = _file(path, seen, threads)
-    next_time, size, scaler = 0.0, None, _Scaler(threads)
+    next_time, size, scaler = 0.0, None, Scaler(threads)
     slack = 0.001 if fps is None else min(0.001, 0.25 / fps)  # containers round times to 1 ms
     for seconds, index, picture, stream in source:
         if seconds + slack < next_time:
@@ -197,7 +197,7 @@ def kept_frames(
             if crop:
                 image = _cropped(image, crop, *inside)
         except (OSError, ValueError, av.error.FFmpegError) as error:
-            raise Unreadable("not readable", _short(error)) from error
+            raise Unreadable("not readable", short_error(error)) from error
         yield Frame(round(seconds * 1000), index, image)
     if seen.frames == 0:
         raise Unreadable("no frames", "nothing could be decoded")
@@ -209,17 +209,21 @@ def kept_frames(
         )
 
 
-def list_images(folder: Path, prefix: str = "") -> list[tuple[int, Path]]:
-    """(frame number from 0, file) of a folder of frames, in order; of names that start so.
+def list_images(folder: Path, pattern: str = "") -> list[tuple[int, Path]]:
+    """(frame number from 0, file) of a folder of frames, in order.
 
     Numbers in the names count when they are evenly spaced, so that a missing file leaves a gap in
     time; otherwise the order of names counts.
+
+    Args:
+      pattern: regular expression that the names match from their start.
     """
+    wanted = re.compile(pattern).match
     files = [
         Path(entry.path)
         for entry in os.scandir(folder)
         if entry.name[0] != "."
-        and entry.name.startswith(prefix)
+        and wanted(entry.name)
         and suffix(entry.name) in IMAGE_SUFFIXES
         and entry.is_file(follow_symlinks=False)
     ]
@@ -243,7 +247,7 @@ def suffix(name: str) -> str:
 # --- files -------------------------------------------------------------------------------------
 
 
-def _refuse_odd_files(path: Path) -> None:
+def refuse_odd_files(path: Path) -> None:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -253,19 +257,19 @@ def _refuse_odd_files(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
     except OSError as error:
-        raise Unreadable("not readable", _short(error)) from error
+        raise Unreadable("not readable", short_error(error)) from error
     if suffix(path.name) in PLAYLIST_SUFFIXES or start.startswith(PLAYLIST_STARTS):
         raise Unreadable("refused", "a playlist names other files or addresses")
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def open_file(path: Path) -> av.container.InputContainer:
     allowed = ",".join(sorted(av.formats_available - REFUSED_FORMATS))
     options = {"protocol_whitelist": "file", "format_whitelist": allowed}
     # The prefix keeps a colon in a file name from being read as a protocol.
     return av.open(f"file:{path}", options=options, **LENIENT)
 
 
-def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+def video_stream(container: av.container.InputContainer) -> av.VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
     if not streams:
         raise Unreadable("no video", "audio only" if container.streams.audio else "no video stream")
@@ -292,10 +296,10 @@ def _square_pixels(width: int, height: int, stream) -> tuple[int, int]:
 
 def _file(path: Path, seen: Seen, threads: int) -> Iterator[tuple]:
     """(seconds, index, frame, stream) of every frame of a file, in presentation order."""
-    _refuse_odd_files(path)
+    refuse_odd_files(path)
     try:
-        with _open(path) as container:
-            stream = _video_stream(container)
+        with open_file(path) as container:
+            stream = video_stream(container)
             declared = _declared_seconds(container, stream)
             promises = container.format.name in LENGTH_IN_HEADER
             gap = 1 / float(stream.average_rate or stream.guessed_rate or 25)
@@ -305,7 +309,7 @@ def _file(path: Path, seen: Seen, threads: int) -> Iterator[tuple]:
             for seconds, index, frame in _deinterlaced(_timed(container, stream, gap, seen), seen):
                 yield seconds, index, frame, stream
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable("not readable", _short(error)) from error
+        raise Unreadable("not readable", short_error(error)) from error
     missing = declared - (seen.seconds + gap) if declared and promises else 0.0
     if seen.frames > 1 and missing > max(0.5, MAX_DAMAGED * declared):
         raise Unreadable(
@@ -397,7 +401,7 @@ def _drain(graph, waiting: deque) -> Iterator[tuple]:
 # --- pictures ----------------------------------------------------------------------------------
 
 
-class _Scaler:
+class Scaler:
     """Shrinks (FFmpeg's area filter) while converting to RGB: a third of the cost of RGB first."""
 
     def __init__(self, threads: int):
@@ -406,7 +410,7 @@ class _Scaler:
 
     def __call__(self, picture, width: int, height: int) -> np.ndarray:
         """(h, w, 3) uint8 RGB, upright: for a rotated picture width and height change places."""
-        if isinstance(picture, _Picture):
+        if isinstance(picture, Still):
             return picture.scaled(width, height)
         small = self.reformatter.reformat(
             picture, width=width, height=height, format="rgb24", interpolation="AREA"
@@ -444,7 +448,7 @@ def _upright(image: np.ndarray, matrix) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, turns))
 
 
-class _Picture:
+class Still:
     """A still image with the two attributes of a decoded frame that are used here."""
 
     def __init__(self, image: np.ndarray):
@@ -463,7 +467,7 @@ def _image_folder(images: list[tuple[int, Path]], fps: float, seen: Seen) -> Ite
     last = None
     for index, file in images:
         seen.length = index + 1
-        image = _read_image(file)
+        image = read_image(file)
         if image is None:
             seen.damaged += 1
             continue
@@ -473,10 +477,10 @@ def _image_folder(images: list[tuple[int, Path]], fps: float, seen: Seen) -> Ite
             gap = seen.seconds - last
             seen.gaps = (min(seen.gaps[0], gap), max(seen.gaps[1], gap))
         last = seen.seconds
-        yield seen.seconds, index, _Picture(image), None
+        yield seen.seconds, index, Still(image), None
 
 
-def _read_image(file: Path) -> np.ndarray | None:
+def read_image(file: Path) -> np.ndarray | None:
     import cv2
 
     try:
@@ -487,6 +491,6 @@ def _read_image(file: Path) -> np.ndarray | None:
     return image if image is None or image.size <= 3 * MAX_PIXELS else None
 
 
-def _short(error: Exception) -> str:
+def short_error(error: Exception) -> str:
     """The error without the file's path, which must not reach the store."""
     return str(getattr(error, "strerror", None) or type(error).__name__)[:200]

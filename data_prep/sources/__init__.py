@@ -67,7 +67,8 @@ class Video:
       case: `<dataset>/<case>`; videos of one operation share it.
       splits: split name -> train, val or test.
       frames_fps: rate of a folder of frames; None for files.
-      frames_prefix: how the names of its frames start, where a folder holds those of many videos.
+      frames_pattern: regular expression that the names of its frames match from their start, where
+        a folder holds those of many videos.
     """
 
     video_id: str
@@ -80,7 +81,7 @@ class Video:
     licence: str
     splits: dict[str, str] = field(default_factory=dict, hash=False)
     frames_fps: float | None = None
-    frames_prefix: str = ""
+    frames_pattern: str = ""
 
 
 @dataclass(frozen=True)

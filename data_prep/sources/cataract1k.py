@@ -15,10 +15,9 @@ and the rate in case_4863_video.csv is 240. A row may end where it starts; betwe
 change instruments (idle), and frames there have no label.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
-from data_prep import label_files, manifest, recordings
+from data_prep import label_files, recordings
 from data_prep.sources import About, Found, LabelTable, Times, Video, cached_by_file, number
 from data_prep.video import Unreadable, probe
 from surgjax.errors import UserError
@@ -68,16 +67,13 @@ def recognises(root: Path) -> bool:
 def find(root: Path, **overrides: str) -> Found:
     """Videos of all sets. Raises UserError when there are none."""
     found = recordings.search(root, PLACES, NAME)
-    splits = manifest.read(ABOUT.dataset)
-    others = dict.fromkeys(found.paths.keys() - splits.names, "train")  # no label can be tested
-    strict = splits.splits["strict"] | others
     result = recordings.assemble(
         ABOUT,
         root,
         found,
         overrides,
         expected="videos/case_4687.mp4 beside annotations/case_4687/*_annotations_phases.csv",
-        splits=replace(splits, splits=splits.splits | {"strict": strict}),
+        unlisted_train=True,  # they have no label that could be tested
     )
     if without := sorted(name for name in found.paths if not _file(root, name)):
         text = f"{len(without)} of {len(found.paths)} videos have no phases and are for training"

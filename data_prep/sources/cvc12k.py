@@ -9,7 +9,7 @@ one folder. A frame shows a polyp where its mask is not black; where it is, is n
 videos of the challenges' test set have no masks.
 
 What Endo-FM and its followers call CVC-12k is another dataset: their program reads the 612 stills
-of CVC-ClinicDB (Original/1.tif), which are not read here.
+of CVC-ClinicDB (Original/1.tif), which cvc_clinicdb reads.
 """
 
 import re
@@ -65,7 +65,9 @@ def find(root: Path, **overrides: str) -> Found:
         expected="images/1-1.png beside masks/1-1.tif",
         frames_fps=FPS,
     )
-    videos = [replace(video, frames_prefix=f"{video.video_id}-") for video in result.videos]
+    videos = [
+        replace(video, frames_pattern=re.escape(f"{video.video_id}-")) for video in result.videos
+    ]
     return replace(result, videos=videos)
 
 
@@ -85,7 +87,7 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     if not masks:
         return []
     folder = next(iter(masks.values())).parent
-    files = (file.name for _, file in list_images(video.path, video.frames_prefix))
+    files = (file.name for _, file in list_images(video.path, video.frames_pattern))
     pictures = [int(match[2]) for name in files if (match := PICTURE.fullmatch(name))]
     return label_files.check_pictures(folder, video, masks, pictures)
 

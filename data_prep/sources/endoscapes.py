@@ -55,7 +55,9 @@ def find(root: Path, **overrides: str) -> Found:
         frames_fps=FPS,
         label_files={"CVS": lambda video_id: found.paths[video_id] / LABELS},
     )
-    videos = [replace(video, frames_prefix=f"{video.video_id}_") for video in result.videos]
+    videos = [
+        replace(video, frames_pattern=re.escape(f"{video.video_id}_")) for video in result.videos
+    ]
     return replace(result, videos=videos)
 
 
@@ -77,8 +79,8 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     if not len(missing):
         return []
     return [
-        f"{video.path.name}/{video.frames_prefix}*.jpg: {len(missing)} of {len(rows.frame)} rated "
-        f"frames are missing, {video.frames_prefix}{missing[0]}.jpg is the first"
+        f"{video.path.name}/{video.video_id}_*.jpg: {len(missing)} of {len(rows.frame)} rated "
+        f"frames are missing, {video.video_id}_{missing[0]}.jpg is the first"
     ]
 
 

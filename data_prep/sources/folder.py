@@ -1,4 +1,4 @@
-"""Your own videos: every video file and every folder of jpg/png frames below a root.
+"""Your own videos: every video file and every folder of jpg, png or tif frames below a root.
 
 Optional files beside them, in the root:
 
@@ -61,8 +61,8 @@ def find(
     paths, refused = walk(root)
     if not paths and not refused:
         raise UserError(
-            f"no videos in {root}: expected files such as .mp4, .avi or .mkv, or folders of jpg "
-            f"or png frames; check --videos"
+            f"no videos in {root}: expected files such as .mp4, .avi or .mkv, or folders of "
+            f"jpg, png or tif frames; check --videos"
         )
     about = dict(
         dataset=dataset, domain=domain, procedure=procedure, anatomy=anatomy, licence=licence

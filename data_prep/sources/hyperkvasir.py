@@ -20,6 +20,8 @@ PLACES = ("labeled-videos/*/*/*/*.*",)
 NAME = r"labeled-videos/(?:lower|upper)-gi-tract/[^/]+/[^/]+/(?P<id>[^/]+)"
 CLIP = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_\d+")
 
+SPLITS = "strict (7:2:1)"
+
 ABOUT = About(
     dataset="hyperkvasir",
     domain="endoscopy",

@@ -13,12 +13,11 @@ The published folds (official_splits/split_0.csv, split_1.csv) divide frames: 7 
 in both, so they are not offered. `strict` divides videos.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import label_files, manifest, recordings
+from data_prep import label_files, recordings
 from data_prep.label_files import Rows
 from data_prep.sources import About, Found, LabelTable, Times, Video, cached_by_file
 from surgjax.errors import UserError
@@ -69,9 +68,6 @@ def recognises(root: Path) -> bool:
 def find(root: Path, **overrides: str) -> Found:
     """Videos of both folders. Raises UserError when there are none."""
     found = recordings.search(root, PLACES, NAME)
-    splits = manifest.read(ABOUT.dataset)
-    others = dict.fromkeys(found.paths.keys() - splits.names, "train")  # no label can be tested
-    strict = splits.splits["strict"] | others
     if not _file(root).is_file():
         found.warnings.append(f"there is no {_file(root).name}, so no video has labels")
     return recordings.assemble(
@@ -80,7 +76,7 @@ def find(root: Path, **overrides: str) -> Found:
         found,
         overrides,
         expected="labelled_videos/04a78ef00c5245e0.mp4 beside metadata.csv",
-        splits=replace(splits, splits={"strict": strict}),
+        unlisted_train=True,  # they have no label that could be tested
     )
 
 

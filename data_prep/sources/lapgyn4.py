@@ -68,7 +68,7 @@ def find(root: Path, **overrides: str) -> Found:
         strata={case: tuple(sorted(folders)) for case, folders in strata.items()},
     )
     videos = [
-        replace(video, frames_prefix=f"{video.video_id.rpartition('/')[2]}_f_")
+        replace(video, frames_pattern=re.escape(f"{video.video_id.rpartition('/')[2]}_f_"))
         for video in result.videos
     ]
     return replace(result, videos=videos)

@@ -12,12 +12,11 @@ without polyps have that label, for all frames. They are in no published split a
 although nothing tells whether they show operations of the others.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from data_prep import label_files, manifest, recordings
+from data_prep import label_files, recordings
 from data_prep.label_files import Rows
 from data_prep.sources import About, Found, LabelTable, Times, Video
 from surgjax.errors import UserError
@@ -50,9 +49,6 @@ def recognises(root: Path) -> bool:
 def find(root: Path, **overrides: str) -> Found:
     """Folders of pictures and whole videos. Raises UserError when there are none."""
     found = recordings.search(root, PLACES, NAME)
-    splits = manifest.read(ABOUT.dataset)
-    others = dict.fromkeys(found.paths.keys() - splits.names, "train")
-    strict = splits.splits["strict"] | others
     result = recordings.assemble(
         ABOUT,
         root,
@@ -60,7 +56,7 @@ def find(root: Path, **overrides: str) -> Found:
         overrides,
         expected="TrainValid/Images/1/0001.jpg beside TrainValid/Annotations/1/0001.txt",
         frames_fps=FPS,
-        splits=replace(splits, splits=splits.splits | {"strict": strict}),
+        unlisted_train=True,
     )
     boxed = [video for video in result.videos if _is_boxed(video)]
     if without := [video.video_id for video in boxed if not _folder(video).is_dir()]:

@@ -89,13 +89,27 @@ def test_one_label_for_all_frames():
 def test_numbers_of_frame_files(tmp_path):
     make.write_images(tmp_path / "v", [50, 75, 125], stem="12_")
     make.write_images(tmp_path / "v", [7, 8], stem="3_")
-    video = Video("12", tmp_path / "v", *["x"] * 6, frames_fps=1.0, frames_prefix="12_")
+    video = Video("12", tmp_path / "v", *["x"] * 6, frames_fps=1.0, frames_pattern="12_")
     times = Times(np.array([0, 3000]), np.array([0, 3]), 1.0)
     assert label_files.file_numbers(video, times).tolist() == [50, 125]
     (tmp_path / "v" / "12_x.jpg").write_bytes((tmp_path / "v" / "3_000007.jpg").read_bytes())
     (tmp_path / "v" / "cover.jpg").write_bytes((tmp_path / "v" / "3_000007.jpg").read_bytes())
     with pytest.raises(UserError, match="v/cover.jpg: no number in the name"):
-        label_files.file_numbers(replace(video, frames_prefix=""), times)
+        label_files.file_numbers(replace(video, frames_pattern=""), times)
+
+
+def test_pictures_of_videos_that_share_a_folder(tmp_path):
+    make.write_images(tmp_path / "v", [50, 75, 125], stem="12_")
+    make.write_images(tmp_path / "v", [7, 8], stem="3_")
+    video = Video("12", tmp_path / "v", *["x"] * 6, frames_fps=1.0, frames_pattern="12_")
+    path = tmp_path / "labels" / "12.csv"
+    assert label_files.check_pictures(path, video, [50, 75, 125]) == []
+    assert label_files.check_pictures(path, video, [50, 100]) == [
+        "labels/12.csv: 12 has 1 rows without a picture, 100 is the first",
+        "labels/12.csv: 12 has 2 pictures without a row, 75 is the first",
+    ]
+    with pytest.raises(UserError, match="12 has a row for 7, but its last picture is 125"):
+        label_files.check_pictures(path, video, [7, 8])
 
 
 def test_pickles_of_plain_data_only(tmp_path):

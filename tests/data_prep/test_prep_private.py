@@ -201,3 +201,40 @@ def test_public_names_are_kept(tmp_path):
         make.main(
             ["shards", "--dataset", "cholec80", *options, "--pseudonyms", str(tmp_path / "k")]
         )
+
+
+def test_the_findings_of_qc_are_what_shards_leaves_out(videos, tmp_path):
+    """A title card before the operation is found, and none of its pictures stored."""
+    folder = tmp_path / "videos"
+    card = np.zeros((240, 320, 3), np.uint8)
+    for row, text in enumerate(("JANE DOE", "1961-02-03")):
+        cv2.putText(card, text, (40, 90 + 60 * row), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255,) * 3, 3)
+    rng = np.random.default_rng(0)
+    tissue = cv2.resize(rng.integers(0, 90, (30, 60, 3), np.uint8), (960, 480)) + (110, 30, 30)
+    images = [card] * 100
+    images += [tissue[i : i + 240, 2 * i : 2 * i + 320].astype(np.uint8) for i in range(200)]
+    make.write_video(folder / "a.mp4", 300, width=320, height=240, images=images)
+    scan = ["qc", "--root", str(folder), "--out", str(tmp_path / "qc"), "--workers", "1"]
+    assert make.main(scan) == 0
+    make.shards(folder, tmp_path / "s", "--fps", "5", "--qc", str(tmp_path / "qc"))
+    store = open_store(tmp_path / "s")
+    times = store.read_times(0, range(store.frames[0]))
+    assert times[0] >= 4000 and times[-1] == 11_800 and len(times) > 30
+    for data in store.read(0, range(store.frames[0])):
+        assert simplejpeg.decode_jpeg(data)[..., 0].mean() > 80  # the card is nearly black
+
+
+def test_what_was_not_looked_through_is_left_out(qc, videos, tmp_path):
+    lines = (qc / "videos.csv").read_text().splitlines()
+    lines[2] = "jones-02" + "," * (len(VIDEOS) - 1) + "not readable: x"
+    (qc / "videos.csv").write_text("\n".join(lines) + "\n")
+    make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+    assert make.quarantined(tmp_path / "s") == {"jones-02.mp4": "left out"}
+
+
+def test_check_tells_names_that_look_like_dates_or_record_numbers(tmp_path, capsys):
+    for name in ("op_2021-03-05", "case_4711223", "video01"):
+        make.write_video(tmp_path / f"{name}.mp4", 50)
+    assert make.main(["check", "--root", str(tmp_path)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "look like dates" in line)
+    assert "names of 2 videos" in line and "video01" not in line and "--pseudonyms FILE" in line

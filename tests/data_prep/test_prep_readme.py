@@ -46,6 +46,19 @@ def test_a_catalogue(tmp_path, monkeypatch):
     assert ran == ["catalogue", "shards"] and Path("CATALOGUE/explore.html").is_file()
 
 
+def test_own_recordings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["synthesize", "--videos", "2", "--seconds", "6", "--out", "CORPUS"]) == 0
+    shutil.copytree("CORPUS/videos", "VIDEOS")
+    assert run("Look through recordings first", {"qc", "shards"}) == ["qc", "shards"]
+    assert Path("QC/qc.html").is_file() and Path("KEY").is_file()
+    assert run("Which kind of store", {"shards"}) == ["shards"]
+    shutil.move("STORE", "STORE1")
+    shutil.move("DENSE", "STORE2")
+    assert run("What a corpus holds", {"inventory"}) == ["inventory"]
+    assert Path("inventory/inventory.html").is_file()
+
+
 def test_clips_for_curation(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(store, "STORE")

@@ -466,7 +466,9 @@ def test_damaged_streams_do_not_depend_on_threads(tmp_path):
             "out": str(tmp_path / str(threads)),
             "part": 0,
             "root": str(tmp_path / "v"),
-            "videos": [{"video_id": "a", "path": "a.mp4", "frames_fps": None}],
+            "videos": [
+                {"video_id": "a", "path": "a.mp4", "frames_fps": None, "frames_pattern": ""}
+            ],
             "settings": {"fps": "native", "short_side": 64, "quality": 90, "frames_per_record": 1},
             "threads": threads,
         }

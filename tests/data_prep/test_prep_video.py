@@ -178,6 +178,13 @@ def test_order_of_frame_files(tmp_path, names, positions):
     assert {file.name: position for position, file in list_images(tmp_path)} == positions
 
 
+def test_a_pattern_chooses_frame_files(tmp_path):
+    for name in ("2.tif", "3.TIFF", "26.tif", "27.png", "a2.tif", "2.bmp"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [file.name for _, file in list_images(tmp_path, r"(?:2|3)\.")] == ["2.tif", "3.TIFF"]
+    assert [file.name for _, file in list_images(tmp_path, "2")] == ["2.tif", "26.tif", "27.png"]
+
+
 def cut(path: Path, share: float) -> Path:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     return path

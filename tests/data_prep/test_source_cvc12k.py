@@ -30,9 +30,9 @@ def polyps(root, name="1"):
 
 def test_each_video_has_its_own_pictures(root):
     for video in cvc12k.find(root).videos:
-        files = [file.name for _, file in list_images(video.path, video.frames_prefix)]
+        files = [file.name for _, file in list_images(video.path, video.frames_pattern)]
         assert files == [f"{video.video_id}-{i}.png" for i in (1, 2, 3)]
-        header = probe(video.path, video.frames_fps, video.frames_prefix)
+        header = probe(video.path, video.frames_fps, video.frames_pattern)
         assert (header.frames, header.fps) == (3, 25)
 
 

@@ -34,7 +34,7 @@ def test_videos_share_a_folder_but_no_frames(tmp_path):
     assert set(by_id) == {"2", "12", "112", "121", "162"}
     assert by_id["12"].path == by_id["112"].path == tmp_path / "train"
     names = {
-        video_id: [file.name for _, file in list_images(video.path, video.frames_prefix)]
+        video_id: [file.name for _, file in list_images(video.path, video.frames_pattern)]
         for video_id, video in by_id.items()
     }
     assert names["2"] == ["2_0.jpg", "2_25.jpg", "2_50.jpg"]
@@ -49,7 +49,7 @@ def test_videos_share_a_folder_but_no_frames(tmp_path):
 def test_a_second_is_25_numbers(tmp_path):
     layout.make(tmp_path)
     video = next(video for video in endoscapes.find(tmp_path).videos if video.video_id == "12")
-    header = probe(video.path, video.frames_fps, video.frames_prefix)
+    header = probe(video.path, video.frames_fps, video.frames_pattern)
     assert (header.fps, header.seconds) == (1.0, 4.0)  # one of them is missing
 
 

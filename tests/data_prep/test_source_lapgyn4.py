@@ -19,7 +19,7 @@ def videos(tmp_path):
 
 def test_a_video_is_the_pictures_of_one_clip(videos):
     counts = {
-        name: [file.name for _, file in list_images(video.path, video.frames_prefix)]
+        name: [file.name for _, file in list_images(video.path, video.frames_pattern)]
         for name, video in videos.items()
     }
     assert counts == {
@@ -29,7 +29,7 @@ def test_a_video_is_the_pictures_of_one_clip(videos):
         if len(frames) > 1
     }
     positions = [
-        [i for i, _ in list_images(video.path, video.frames_prefix)]
+        [i for i, _ in list_images(video.path, video.frames_pattern)]
         for name, video in sorted(videos.items())
         if "Surgical" in name
     ]
