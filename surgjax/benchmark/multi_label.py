@@ -1,40 +1,16 @@
-"""Saved predictions of tasks with several classes at once, and average precision from them.
-
-The file has one row a labelled clip or frame, with the columns of predictions.py except `label` and
-`pred`; instead label_<i> is 1, 0 or NaN (unknown) for class i, beside prob_<i>.
-"""
+"""Tasks with several classes at once: average precision, from saved predictions."""
 
 import warnings
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from surgjax.benchmark import statistics
+from surgjax.benchmark import predictions, statistics
 from surgjax.errors import UserError
-from surgjax.files import whole
-
-COLUMNS = ("dataset", "split", "video_id", "case", "t_ms", "model", "protocol")
 
 
-def write_predictions(
-    path: Path,
-    columns: dict[str, np.ndarray],
-    label: Float[np.ndarray, "n c"],
-    probs: Float[np.ndarray, "n c"],
-) -> None:
-    """Writes the file whole; `columns` has all of COLUMNS, each (n,)."""
-    data = {name: pa.array(columns[name]) for name in COLUMNS}
-    for kind, values in (("label", label), ("prob", probs)):
-        for i in range(values.shape[1]):
-            data[f"{kind}_{i}"] = pa.array(values[:, i].astype(np.float32))
-    with whole(path) as part:
-        pq.write_table(pa.table(data), part)
-
-
-def score(path: Path, classes: list[str], *, seed: int = 0) -> dict:
+def score(path: Path, *, seed: int = 0) -> dict:
     """Average precision of every class over all frames together, and its mean.
 
     Returns:
@@ -43,22 +19,13 @@ def score(path: Path, classes: list[str], *, seed: int = 0) -> dict:
       "ap_pooled": {class: float, None where it never occurs}}.
 
     Raises:
-      UserError: unreadable, or columns missing.
+      UserError: as `predictions.read`, or rows of one class each.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as predictions ({error})") from error
-    needed = [f"{kind}_{i}" for kind in ("label", "prob") for i in range(len(classes))]
-    missing = [name for name in (*COLUMNS, *needed) if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}")
-    columns = {name: table[name].to_numpy() for name in needed}
-    label, prob = (
-        np.stack([columns[f"{kind}_{i}"] for i in range(len(classes))], axis=1)
-        for kind in ("label", "prob")
-    )
-    videos, which = np.unique(table["video_id"].to_numpy().astype(str), return_inverse=True)
+    table = predictions.read(path)
+    classes, label, prob = table.classes, table.target, table.probabilities
+    if label.ndim == 1:
+        raise UserError(f"{path}: target is one class; expected a list, as of several at once")
+    videos, which = np.unique(table["video_id"], return_inverse=True)
     rows = [np.flatnonzero(which == v) for v in range(len(videos))]
 
     def mean_precision(units: np.ndarray) -> float:

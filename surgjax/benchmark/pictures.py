@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from surgjax.benchmark import metrics
+from surgjax.benchmark.predictions import Predictions
 from surgjax.errors import UserError
 from surgjax.files import whole
 
@@ -37,27 +38,26 @@ def save(figure: Figure, path: Path, dpi: int = 100) -> Path:
     return path
 
 
-def plot_ribbons(table: Mapping[str, np.ndarray], classes: Sequence[str], most: int = 8) -> Figure:
+def plot_ribbons(table: Predictions, most: int = 8) -> Figure:
     """Truth, prediction and errors over time, a block of three stripes for each video.
 
     Args:
-      table: columns of a predictions file; its first model is shown.
+      table: a predictions file; its first model is shown.
       most: videos shown, worst first.
     """
-    model = table["model"][0]
-    rows = table["model"] == model
+    table = table.of(table.models[0])
     names, counts = metrics.by_video(
-        table["label"][rows], table["pred"][rows], table["video_id"][rows], len(classes)
+        table.target, table.pred, table["video_id"], len(table.classes)
     )
     f1, right = metrics.macro_f1(counts), metrics.accuracy(counts)
     order = np.argsort(f1, kind="stable")[:most]
     figure = Figure(figsize=(9, 0.6 + 0.9 * len(order)), layout="constrained")
     axes = figure.subplots(len(order), squeeze=False)[:, 0]
     for axis, index in zip(axes, order, strict=True):
-        at = rows & (table["video_id"].astype(str) == names[index])
-        at = np.flatnonzero(at)[np.argsort(table["t_ms"][at], kind="stable")]
+        at = np.flatnonzero(table["video_id"] == names[index])
+        at = at[np.argsort(table["t_ms"][at], kind="stable")]
         seconds = table["t_ms"][at] / 1000
-        label, pred = table["label"][at], table["pred"][at]
+        label, pred = table.target[at], table.pred[at]
         _stripe(axis, seconds, label, 2)
         _stripe(axis, seconds, pred, 1)
         _stripe(axis, seconds, np.where(label == pred, -1, 5), 0)
@@ -69,7 +69,7 @@ def plot_ribbons(table: Mapping[str, np.ndarray], classes: Sequence[str], most: 
         )
         axis.tick_params(labelsize=7)
     axes[-1].set_xlabel("seconds", fontsize=8)
-    _legend(figure, classes)
+    _legend(figure, table.classes)
     return figure
 
 
@@ -218,7 +218,7 @@ def plot_floors(result: Mapping) -> Figure:
     """Macro-F1 of the model and the floors with bootstrap intervals and a dot for each video.
 
     Args:
-      result: what predictions.score returns, with "evaluation" and "saw_test" where known.
+      result: what comparison.compare returns, with "evaluation" and "saw_test" where known.
     """
     models = result["models"]
     figure = Figure(figsize=(6.4, 0.9 + 0.45 * len(models)), layout="constrained")

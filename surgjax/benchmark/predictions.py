@@ -1,108 +1,151 @@
-"""Saved predictions and the numbers computed from them; the same for our models and any other.
+"""Saved predictions, from which all numbers are computed; the same for our models and any other.
 
-predictions.parquet has one row a model and labelled clip or frame:
+predictions.parquet has one row a labelled frame or clip:
 
-    dataset, split, video_id, case   where it comes from
-    t_ms                             time of the labelled frame, milliseconds
-    label, pred                      class numbers
-    prob_<i>                         probability of class i, float32
-    model                            "pretrained", "random", "mean_colour", "majority", ...
-    protocol                         how the predictions were made, in a line
+    video_id         whose frame or clip it is
+    t_ms             time of the labelled frame, milliseconds; clips may have `clip_id` instead
+    probabilities    list of a float for each class
+    target           class number; of several classes at once a list of 1, 0 and NaN (unknown)
+
+and perhaps value and target_value (scores), boxes and target_boxes (x0, y0, x1, y1), split, case,
+dataset, model (several may share a file) and protocol (how the predictions were made, in a line).
+The schema's metadata holds `classes`, their names as a JSON list in the order of probabilities.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float, Int
 
-from surgjax.benchmark import metrics, statistics
-from surgjax.errors import UserError
+from surgjax.errors import UserError, nearest
 from surgjax.files import whole, write_whole
 
-COLUMNS = ("dataset", "split", "video_id", "case", "t_ms", "label", "pred", "model", "protocol")
+REQUIRED = ("video_id", "probabilities", "target")
+KEYS = ("model", "video_id", "clip_id", "t_ms")  # what tells two rows apart, as far as it is there
+LISTS = ("probabilities", "target", "boxes", "target_boxes")
+SUM_SLACK = 1e-3  # of probabilities kept as float16
 
 
-def write_predictions(path: Path, columns: dict[str, np.ndarray], probs: np.ndarray) -> None:
+@dataclass(frozen=True)
+class Predictions:
+    """Rows of one file.
+
+    Attributes:
+      classes: their names.
+      probabilities: of each class.
+      target: class number, or 1, 0 and NaN for each class.
+      columns: all others, each (n,): video_id and what else the file has.
+    """
+
+    classes: list[str]
+    probabilities: Float[np.ndarray, "n c"]
+    target: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    @property
+    def pred(self) -> Int[np.ndarray, "n"]:
+        """The most probable class, of equal ones the first."""
+        return self.probabilities.argmax(1).astype(np.int64)
+
+    @property
+    def models(self) -> list[str]:
+        """Their names in the order of the file; one without a name is ""."""
+        return list(dict.fromkeys(self.columns["model"].tolist())) if "model" in self else [""]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def where(self, rows: np.ndarray) -> "Predictions":
+        """Some rows, by mask or number."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Predictions(self.classes, self.probabilities[rows], self.target[rows], columns)
+
+    def of(self, model: str) -> "Predictions":
+        """The rows of one model."""
+        return self.where(self.columns["model"] == model) if "model" in self else self
+
+
+def write(
+    path: Path,
+    columns: dict[str, np.ndarray],
+    probabilities: Float[np.ndarray, "n c"],
+    target: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"],
+    classes: list[str],
+) -> None:
     """Writes the file whole.
 
     Args:
-      columns: all of COLUMNS, each (n,); `probs` (n, classes).
+      columns: video_id and any others, each (n,).
 
     Raises:
-      ValueError: a column is missing or of another length.
+      ValueError: columns of another length, or no video_id.
     """
-    missing = [name for name in COLUMNS if name not in columns]
-    lengths = {len(columns[name]) for name in columns} | {len(probs)}
-    if missing or len(lengths) > 1:
-        raise ValueError(f"predictions lack {missing} or have columns of lengths {sorted(lengths)}")
-    data = {name: pa.array(columns[name]) for name in COLUMNS[:7]}
-    data |= {f"prob_{i}": pa.array(probs[:, i].astype(np.float32)) for i in range(probs.shape[1])}
-    data |= {name: pa.array(columns[name]) for name in COLUMNS[7:]}
+    lengths = {len(values) for values in [*columns.values(), probabilities, target]}
+    if "video_id" not in columns or len(lengths) > 1 or probabilities.shape[1] != len(classes):
+        raise ValueError(
+            f"predictions of {len(classes)} classes with columns {sorted(columns)} of lengths "
+            f"{sorted(lengths)} and probabilities {probabilities.shape}"
+        )
+    data = {name: pa.array(values) for name, values in columns.items()}
+    data["probabilities"] = _lists(probabilities)
+    data["target"] = pa.array(target.astype(np.int32)) if target.ndim == 1 else _lists(target)
+    table = pa.table(data).replace_schema_metadata({"classes": json.dumps(list(classes))})
     with whole(path) as part:
-        pq.write_table(pa.table(data), part)
+        pq.write_table(table, part)
 
 
-def read_predictions(path: Path) -> dict[str, np.ndarray]:
-    """Columns of a predictions.parquet as numpy arrays.
+def read(path: Path, classes: list[str] | None = None) -> Predictions:
+    """The rows of a file, checked.
+
+    Args:
+      classes: names to order by, for a file that has the same names in another order; None: as in
+        the file.
 
     Raises:
-      UserError: not there, unreadable, or columns missing.
+      UserError: not there, unreadable, columns or classes missing, rows that are there twice, or
+        values that are no probabilities or targets; the first bad row is named.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as predictions ({error})") from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path} lacks the columns {', '.join(missing)}")
-    return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def score(path: Path, classes: list[str], *, seed: int = 0) -> dict:
-    """Metrics of every model in a predictions file.
-
-    Returns:
-      {"videos": [...], "clips": n, "models": {name: {"macro_f1_per_video", "accuracy_per_video":
-      Interval as a dict over videos, "macro_f1_pooled", "accuracy_pooled": float, "f1_pooled":
-      {class: float or None}, "by_video": {video: macro F1}}}, "differences": {"pretrained-random":
-      Interval as a dict of paired per-video macro F1, ...}} for every model beside the first one.
-    """
-    table = read_predictions(path)
-    models = list(dict.fromkeys(table["model"].tolist()))
-    results, per_video, videos = {}, {}, None
-    for name in models:
-        rows = table["model"] == name
-        names, counts = metrics.by_video(
-            table["label"][rows], table["pred"][rows], table["video_id"][rows], len(classes)
+    if missing := [name for name in REQUIRED if name not in table.column_names]:
+        raise UserError(
+            f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(REQUIRED)} and "
+            f"t_ms or clip_id"
         )
-        if videos not in (None, names):
-            raise UserError(f"{path}: model {name} was tested on other videos than {models[0]}")
-        videos = names
-        pooled = counts.sum(0)
-        per_video[name] = metrics.macro_f1(counts)
-        results[name] = {
-            "macro_f1_per_video": statistics.bootstrap_mean(per_video[name], seed=seed).as_dict(),
-            "accuracy_per_video": statistics.bootstrap_mean(
-                metrics.accuracy(counts), seed=seed
-            ).as_dict(),
-            "macro_f1_pooled": float(metrics.macro_f1(pooled)),
-            "accuracy_pooled": float(metrics.accuracy(pooled)),
-            "f1_pooled": {
-                c: None if np.isnan(v) else float(v)
-                for c, v in zip(classes, metrics.f1_per_class(pooled), strict=True)
-            },
-            "by_video": dict(zip(names, per_video[name].tolist(), strict=True)),
-        }
-    differences = {
-        f"{models[0]}-{other}": statistics.paired_difference(
-            per_video[models[0]], per_video[other], seed=seed
-        ).as_dict()
-        for other in models[1:]
+    found = _classes(path, table, classes)
+    probabilities = _matrix(path, table, "probabilities").astype(np.float32)
+    if probabilities.shape[1] != len(found):
+        raise UserError(
+            f"{path}: {probabilities.shape[1]} probabilities a row for {len(found)} classes"
+        )
+    if pa.types.is_integer(table["target"].type):
+        target = table["target"].to_numpy().astype(np.int64)
+    else:
+        target = _matrix(path, table, "target").astype(np.float32)
+    columns = {
+        name: _matrix(path, table, name) if name in LISTS else table[name].to_numpy()
+        for name in table.column_names
+        if name not in ("probabilities", "target")
     }
-    clips = int((table["model"] == models[0]).sum())
-    return {"videos": videos, "clips": clips, "models": results, "differences": differences}
+    columns["video_id"] = columns["video_id"].astype(str)
+    _check(path, probabilities, target, columns, len(found))
+    if classes is not None and found != list(classes):
+        order = [found.index(name) for name in classes]
+        probabilities = probabilities[:, order]
+        target = np.argsort(order)[target] if target.ndim == 1 else target[:, order]
+    return Predictions(list(classes or found), probabilities, target, columns)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -110,20 +153,80 @@ def write_json(path: Path, value: dict) -> None:
     write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def text_table(result: dict) -> str:
-    """The result of `score` (with its "models" and "differences") as lines of text."""
-    lines = [f"{'':24s} macro-F1 per video [95 % interval]   pooled   accuracy"]
-    for name, row in result["models"].items():
-        f1 = row["macro_f1_per_video"]
-        lines.append(
-            f"{name.replace('_', ' '):24s} {f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]"
-            f"               {row['macro_f1_pooled']:.3f}    {row['accuracy_pooled']:.3f}"
+def _classes(path: Path, table: pa.Table, wanted: list[str] | None) -> list[str]:
+    try:
+        found = json.loads((table.schema.metadata or {})[b"classes"])
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{path} does not name its classes; expected a JSON list of names as `classes` in the "
+            f"schema's metadata"
+        ) from error
+    if not isinstance(found, list) or len(set(map(str, found))) < len(found):
+        raise UserError(f"{path}: classes are {found!r}; expected a list of different names")
+    found = [str(name) for name in found]
+    if wanted is not None and sorted(found) != sorted(wanted):
+        odd = next((name for name in found if name not in wanted), None)
+        hint = f"{odd!r} is none{nearest(odd, wanted)}" if odd else "some are missing"
+        raise UserError(
+            f"{path} has {len(found)} classes, expected {len(wanted)}: {', '.join(wanted)} ({hint})"
         )
-    for name, row in result["differences"].items():
-        if name.endswith("-random"):
-            lines.append(
-                f"{name.replace('-', ' minus '):24s} {row['value']:+.3f} "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}] over {row['videos']} held-out videos"
-                + ("" if row["reliable"] else ", few videos: read the interval with care")
+    return found
+
+
+def _check(
+    path: Path,
+    probabilities: np.ndarray,
+    target: np.ndarray,
+    columns: dict[str, np.ndarray],
+    classes: int,
+) -> None:
+    def first(mask: np.ndarray) -> str:
+        row = int(mask.argmax())
+        at = f" at {columns['t_ms'][row]} ms" if "t_ms" in columns else ""
+        return f"{path}, row {row} ({columns['video_id'][row]}{at})"
+
+    if "t_ms" not in columns and "clip_id" not in columns:
+        raise UserError(f"{path} lacks t_ms and clip_id; expected one, to tell rows apart")
+    bad = ~np.isfinite(probabilities).all(1)
+    if bad.any():
+        raise UserError(f"{first(bad)}: a probability is not a finite number")
+    if target.ndim == 1:
+        bad = (target < 0) | (target >= classes)
+        if bad.any():
+            raise UserError(f"{first(bad)}: target {target[bad][0]}; expected 0 to {classes - 1}")
+        bad = (probabilities < 0).any(1) | (np.abs(probabilities.sum(1) - 1) > SUM_SLACK)
+        if bad.any():
+            raise UserError(
+                f"{first(bad)}: probabilities sum to {probabilities[bad][0].sum():.4f}; expected "
+                f"numbers from 0 that sum to 1, as a softmax gives"
             )
-    return "\n".join(lines)
+    else:
+        bad = ~(np.isnan(target) | (target == 0) | (target == 1)).all(1)
+        if bad.any() or target.shape[1] != classes:
+            at = first(bad) if bad.any() else path
+            raise UserError(f"{at}: target is not 1, 0 or NaN for each of {classes} classes")
+    keys = pa.table({name: pa.array(columns[name]) for name in KEYS if name in columns})
+    counts = keys.group_by(keys.column_names).aggregate([([], "count_all")])
+    if len(counts) < len(keys):
+        twice = next(row for row in counts.to_pylist() if row.pop("count_all") > 1)
+        text = ", ".join(f"{name} {value}" for name, value in twice.items())
+        raise UserError(f"{path} has two rows of {text}; expected one each")
+
+
+def _matrix(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    """A column of lists of one length, (n, length)."""
+    column = table[name].combine_chunks()
+    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+        raise UserError(f"{path}: {name} is of type {column.type}; expected lists of numbers")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    width = len(flat) // max(1, len(column))
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    if column.null_count or (lengths != width).any():
+        row = int((lengths != width).argmax())
+        raise UserError(f"{path}, row {row}: {name} has {lengths[row]} values, others {width}")
+    return flat.reshape(len(column), width)
+
+
+def _lists(values: np.ndarray) -> pa.ListArray:
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.float32).ravel()))

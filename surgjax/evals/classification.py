@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from surgjax.benchmark import metrics, pictures, predictions
+from surgjax.benchmark import comparison, metrics, pictures, predictions
 from surgjax.data.store import Store
 from surgjax.evals.features import LabelledClips, features, mean_colour
 from surgjax.evals.model import Model
@@ -69,12 +69,11 @@ def finish(
     }
     stacked = np.concatenate(list(answers.values()))
     columns |= {
-        "label": np.tile(tested.label.astype(np.int32), repeat),
-        "pred": stacked.argmax(1).astype(np.int32),
         "model": np.repeat(list(answers), len(tested)),
         "protocol": np.full(len(stacked), f"{name}: {protocol}"),
     }
-    predictions.write_predictions(out / "predictions.parquet", columns, stacked)
+    file, target = out / "predictions.parquet", np.tile(tested.label, repeat)
+    predictions.write(file, columns, stacked, target, tested.classes)
     result = {
         "evaluation": name,
         "protocol": protocol,
@@ -83,18 +82,13 @@ def finish(
         "saw_test": model.saw(store, tested.case),
         "store": store.name,
         **details,
-        **predictions.score(out / "predictions.parquet", tested.classes),
+        **comparison.compare(file),
     }
     predictions.write_json(out / "metrics.json", result)
     pictures.save(pictures.plot_floors(result), out / "floors.png")
-    pictures.save(
-        pictures.plot_ribbons(
-            predictions.read_predictions(out / "predictions.parquet"), tested.classes
-        ),
-        out / "ribbons.png",
-    )
+    pictures.save(pictures.plot_ribbons(predictions.read(file)), out / "ribbons.png")
     print(f"{name} at step {step} ({protocol}); model saw test cases: {result['saw_test']}")
-    print(predictions.text_table(result), flush=True)
+    print(comparison.text_table(result), flush=True)
     return _scalars(result, model.name)
 
 

@@ -147,7 +147,7 @@ class Evaluator:
         }
         file = out / "predictions.parquet"
         out.mkdir(parents=True, exist_ok=True)
-        multi_label.write_predictions(file, columns, clips.label, probs.astype(np.float32))
+        predictions.write(file, columns, probs.astype(np.float32), clips.label, clips.classes)
         result = {
             "evaluation": "trained_head",
             "protocol": protocol,
@@ -157,7 +157,7 @@ class Evaluator:
             "part": self.part,
             "classes": clips.classes,
             "saw_test": model.saw(store, clips.case),
-            **multi_label.score(file, clips.classes),
+            **multi_label.score(file),
         }
         predictions.write_json(out / "metrics.json", result)
         mean = result["map_pooled"]

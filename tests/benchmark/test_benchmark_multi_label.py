@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from surgjax.benchmark import multi_label
+from surgjax.benchmark import multi_label, predictions
 from surgjax.errors import UserError
 
 
@@ -29,12 +29,14 @@ def test_a_saved_file_gives_the_numbers(tmp_path):
     videos = np.array([f"video{i // 50}" for i in range(300)])
     columns = {name: videos for name in ("dataset", "split", "video_id", "case", "model")}
     columns |= {"t_ms": np.arange(300), "protocol": videos}
-    multi_label.write_predictions(tmp_path / "p.parquet", columns, label, prob)
-    result = multi_label.score(tmp_path / "p.parquet", ["a", "b", "c", "d"])
+    predictions.write(tmp_path / "p.parquet", columns, prob, label, ["a", "b", "c", "d"])
+    result = multi_label.score(tmp_path / "p.parquet")
     each = [average_precision_score(label[:, i], prob[:, i]) for i in range(3)]
     assert result["map_pooled"]["value"] == pytest.approx(np.mean(each))
     assert result["map_pooled"]["low"] <= np.mean(each) <= result["map_pooled"]["high"]
     assert result["ap_pooled"]["d"] is None and result["videos"] == sorted(set(videos))
     assert result["chance"] == pytest.approx(label[:, :3].mean())
-    with pytest.raises(UserError, match="lacks the columns label_4"):
-        multi_label.score(tmp_path / "p.parquet", list("abcde"))
+    softmax = np.full((300, 4), 0.25, np.float32)
+    predictions.write(tmp_path / "p.parquet", columns, softmax, np.zeros(300, int), list("abcd"))
+    with pytest.raises(UserError, match="target is one class"):
+        multi_label.score(tmp_path / "p.parquet")

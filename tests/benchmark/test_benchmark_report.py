@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from surgjax.benchmark import pictures, predictions, report
+from surgjax.benchmark import comparison, pictures, predictions, report
 from surgjax.errors import UserError
 
 CLASSES = ["one", "two", "three"]
@@ -15,13 +15,12 @@ CLASSES = ["one", "two", "three"]
 
 def columns_for(rng, skills):
     """Predictions of models that are right with the given probabilities, on the same clips."""
-    label = np.repeat(np.tile([0, 1, 2], 10), 3).astype(np.int32)
+    label = np.repeat(np.tile([0, 1, 2], 10), 3)
     video = np.repeat(["v1", "v2", "v3", "v4", "v5"], len(label) // 5)
-    count, pred, probs = len(label), [], []
+    count, probs = len(label), []
     for skill in skills.values():
         guess = np.where(rng.random(count) < skill, label, rng.integers(0, 3, count))
-        pred.append(guess.astype(np.int32))
-        probs.append(np.eye(3)[guess])
+        probs.append(np.eye(3, dtype=np.float32)[guess])
     times = len(skills)
     columns = {
         "dataset": np.full(count * times, "d"),
@@ -29,55 +28,56 @@ def columns_for(rng, skills):
         "video_id": np.tile(video, times),
         "case": np.tile(np.char.add("d/", video), times),
         "t_ms": np.tile(np.arange(count) * 1000, times),
-        "label": np.tile(label, times),
-        "pred": np.concatenate(pred),
         "model": np.repeat(list(skills), count),
         "protocol": np.full(count * times, "made up"),
     }
-    return columns, np.concatenate(probs)
+    return columns, np.concatenate(probs), np.tile(label, times)
 
 
 @pytest.fixture
 def evaluated(tmp_path):
     rng = np.random.default_rng(0)
-    columns, probs = columns_for(rng, {"pretrained": 0.8, "random": 0.4, "majority": 0.0})
+    columns, probs, target = columns_for(rng, {"pretrained": 0.8, "random": 0.4, "majority": 0.0})
     path = tmp_path / "eval" / "probe" / "predictions.parquet"
-    predictions.write_predictions(path, columns, probs)
-    result = predictions.score(path, CLASSES)
+    predictions.write(path, columns, probs, target, CLASSES)
+    result = comparison.compare(path)
     result |= {"evaluation": "probe", "classes": CLASSES, "saw_test": "no"}
     result |= {"protocol": "made up", "step": 7}
     predictions.write_json(path.parent / "metrics.json", result)
     pictures.save(pictures.plot_floors(result), path.parent / "floors.png")
-    return tmp_path, path, columns, probs, result
+    return tmp_path, path, columns, (probs, target), result
 
 
 def test_predictions_come_back_as_written(evaluated):
-    _, path, columns, probs, _ = evaluated
-    found = predictions.read_predictions(path)
+    _, path, columns, (probs, target), _ = evaluated
+    found = predictions.read(path)
     for name, values in columns.items():
         np.testing.assert_array_equal(found[name], values)
-    np.testing.assert_allclose(np.stack([found[f"prob_{i}"] for i in range(3)], 1), probs)
+    np.testing.assert_array_equal(found.probabilities, probs)
+    np.testing.assert_array_equal(found.target, target)
+    assert found.classes == CLASSES and found.models == ["pretrained", "random", "majority"]
 
 
 def test_scores_come_from_the_file(evaluated):
-    _, path, columns, probs, before = evaluated
-    columns = columns | {"pred": columns["label"]}  # the file says all models are right
-    predictions.write_predictions(path, columns, probs)
-    after = predictions.score(path, CLASSES)
+    _, path, columns, (_, target), before = evaluated
+    right = np.eye(3, dtype=np.float32)[target]
+    predictions.write(path, columns, right, target, CLASSES)
+    after = comparison.compare(path)
     assert before["models"]["pretrained"]["accuracy_pooled"] < 1
     for found in after["models"].values():
         assert found["macro_f1_per_video"]["value"] == found["macro_f1_pooled"] == 1
     assert before["differences"]["pretrained-random"]["low"] > 0
     assert after["differences"]["pretrained-random"]["high"] == 0
-    assert "pretrained minus random" in predictions.text_table(before)
+    assert "pretrained minus random" in comparison.text_table(before)
 
 
 def test_damaged_or_incomplete_predictions_are_named(tmp_path):
     (tmp_path / "predictions.parquet").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read as predictions"):
-        predictions.read_predictions(tmp_path / "predictions.parquet")
-    with pytest.raises(ValueError, match="lack"):
-        predictions.write_predictions(tmp_path / "p.parquet", {}, np.zeros((0, 2)))
+        predictions.read(tmp_path / "predictions.parquet")
+    with pytest.raises(ValueError, match="of 1 classes"):
+        empty = np.zeros((0, 2), np.float32)
+        predictions.write(tmp_path / "p.parquet", {}, empty, np.zeros(0, int), ["a"])
 
 
 def test_report_holds_everything_in_one_offline_file(evaluated):
@@ -119,8 +119,7 @@ def test_report_of_nothing(tmp_path):
 
 def test_pictures_show_what_they_are_given(evaluated, tmp_path):
     _, path, *_ = evaluated
-    table = predictions.read_predictions(path)
-    figure = pictures.plot_ribbons(table, CLASSES)
+    figure = pictures.plot_ribbons(predictions.read(path))
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     scores = [float(title.rsplit(" ", 1)[1]) for title in titles]
     assert len(titles) == 5 and scores == sorted(scores)  # worst first

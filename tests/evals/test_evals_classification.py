@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from surgjax.benchmark import predictions
+from surgjax.benchmark import comparison, predictions
 from surgjax.data.clip import decode_clip
 from surgjax.data.plan import ClipShape
 from surgjax.data.store import open_store
@@ -75,16 +75,15 @@ def test_numbers_come_from_saved_predictions_beside_the_floors(store, tmp_path, 
     evaluator = module.Evaluator(store=str(store), every_s=1.0)
     scalars = evaluator.run(model(), out=tmp_path, step=3)
     saved = json.loads((tmp_path / "metrics.json").read_text())
-    table = predictions.read_predictions(tmp_path / "predictions.parquet")
+    table = predictions.read(tmp_path / "predictions.parquet")
     names = ["pretrained", "random", "mean_colour", "majority", "best_constant"]
-    assert list(saved["models"]) == list(dict.fromkeys(table["model"])) == names
+    assert list(saved["models"]) == table.models == names
     assert set(table["split"]) == {"test"} and saved["step"] == 3
     assert sorted(set(table["video_id"])) == ["video05", "video06"] == saved["videos"]
     assert set(table["case"]) == {"synthetic/video05", "synthetic/video06"}
-    probs = np.stack([table[f"prob_{i}"] for i in range(4)], 1)
-    np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
-    np.testing.assert_array_equal(probs.argmax(1), table["pred"])
-    again = predictions.score(tmp_path / "predictions.parquet", saved["classes"])
+    np.testing.assert_allclose(table.probabilities.sum(1), 1, atol=1e-5)
+    assert table.classes == saved["classes"]
+    again = comparison.compare(tmp_path / "predictions.parquet")
     assert again["models"] == saved["models"]
     assert scalars["macro_f1"] == saved["models"]["pretrained"]["macro_f1_per_video"]["value"]
     assert scalars["macro_f1_best_constant"] >= scalars["macro_f1_majority"]
@@ -128,14 +127,14 @@ def test_neighbours_of_other_cases_only(store, tmp_path):
     opened = open_store(store)
     clips = features.labelled_clips(opened, "phase", CLIP, every_s=1.0, split="official")
     values = features.features(opened, clips, CLIP, {"x": tell_video})["x"]
-    table = predictions.read_predictions(tmp_path / "predictions.parquet")
+    table = predictions.read(tmp_path / "predictions.parquet")
     for video in ("video05", "video06"):
         own = clips.video_id == video
         pool = values[~own].astype(np.float64)
         scaled = (values - pool.mean(0)) / pool.std(0)
         fitted = KNeighborsClassifier(1, metric="cosine").fit(scaled[~own], clips.label[~own])
         rows = (table["model"] == "pretrained") & (table["video_id"] == video)
-        np.testing.assert_array_equal(table["pred"][rows], fitted.predict(scaled[own]))
+        np.testing.assert_array_equal(table.pred[rows], fitted.predict(scaled[own]))
 
 
 def test_vote_by_hand():

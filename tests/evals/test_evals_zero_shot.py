@@ -77,7 +77,7 @@ def test_the_nearest_class_wins():
 def test_predictions_are_saved_beside_the_floors(store, tmp_path):
     model = Model(encode=brightness, clip=CLIP, used_cases=[], space=SPACE, random_space=SPACE)
     scalars = Evaluator(store=str(store), every_s=2.0).run(model, out=tmp_path, step=1)
-    table = predictions.read_predictions(tmp_path / "predictions.parquet")
+    table = predictions.read(tmp_path / "predictions.parquet")
     assert set(table["model"]) == {"pretrained", "random", "majority", "best_constant"}
     assert set(table["split"]) == {"test"}
     saved = json.loads((tmp_path / "metrics.json").read_text())
