@@ -28,13 +28,13 @@ def confusion(
 def accuracy(counts: Int[np.ndarray, "*videos c c"]) -> Float[np.ndarray, "*videos"]:
     """Share of correct predictions of each confusion matrix; NaN where it is empty."""
     right = np.trace(counts, axis1=-2, axis2=-1)
-    return _ratio(right, counts.sum((-2, -1)))
+    return ratio(right, counts.sum((-2, -1)))
 
 
 def f1_per_class(counts: Int[np.ndarray, "*videos c c"]) -> Float[np.ndarray, "*videos c"]:
     """F1 = 2 TP / (2 TP + FP + FN) of each class; NaN for a class neither true nor predicted."""
     hit = np.diagonal(counts, axis1=-2, axis2=-1)
-    return _ratio(2 * hit, counts.sum(-1) + counts.sum(-2))
+    return ratio(2 * hit, counts.sum(-1) + counts.sum(-2))
 
 
 def macro_f1(counts: Int[np.ndarray, "*videos c c"]) -> Float[np.ndarray, "*videos"]:
@@ -45,7 +45,7 @@ def macro_f1(counts: Int[np.ndarray, "*videos c c"]) -> Float[np.ndarray, "*vide
     """
     scores = f1_per_class(counts)
     present = ~np.isnan(scores)
-    return _ratio(np.where(present, scores, 0).sum(-1), present.sum(-1))
+    return ratio(np.where(present, scores, 0).sum(-1), present.sum(-1))
 
 
 def by_video(
@@ -60,6 +60,7 @@ def by_video(
     return names.tolist(), np.array(matrices, np.int64).reshape(-1, classes, classes)
 
 
-def _ratio(above, below) -> np.ndarray:
+def ratio(above, below) -> np.ndarray:
+    """Quotient in float64, NaN where nothing is below."""
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)

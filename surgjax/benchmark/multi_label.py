@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from surgjax.benchmark import predictions, statistics
 from surgjax.errors import UserError
@@ -49,24 +49,23 @@ def score(path: Path, *, seed: int = 0) -> dict:
 
 
 def average_precision(
-    label: Float[np.ndarray, "n c"], prob: Float[np.ndarray, "n c"]
+    label: Num[np.ndarray, "n c"], prob: Float[np.ndarray, "n c"]
 ) -> Float[np.ndarray, "c"]:
-    """Area under each class's precision-recall steps; NaN for a class without positives.
+    """Area under each class's precision-recall steps; NaN for a class without positives. Labels are
+    1, 0 and NaN (unknown).
 
     Precision at each positive in falling order of score, ties taken together, averaged: as
-    scikit-learn's average_precision_score, many times faster for resampling.
+    scikit-learn's average_precision_score, many times faster. Sorting values is much faster than
+    sorting indices, and only positives need their ranks: each adds (positives scored as high or
+    higher) / (frames scored as high or higher).
     """
-    out = np.full(label.shape[1], np.nan)
-    for i in range(label.shape[1]):
-        known = ~np.isnan(label[:, i])
-        positive, score = label[known, i] > 0.5, prob[known, i]
-        if not positive.any():
-            continue
-        order = np.argsort(-score, kind="stable")
-        score, hits = score[order], np.cumsum(positive[order])
-        ends = np.flatnonzero(np.append(np.diff(score) != 0, True))
-        gained = np.diff(hits[ends], prepend=0)
-        out[i] = (gained * hits[ends] / (ends + 1)).sum() / hits[-1]
+    label, prob = np.ascontiguousarray(label.T), np.ascontiguousarray(prob.T)
+    out = np.full(len(label), np.nan)
+    for i in np.flatnonzero((label > 0.5).any(1)):
+        scores = np.sort(prob[i][~np.isnan(label[i])])
+        at = np.sort(prob[i][label[i] > 0.5])
+        hits = len(at) - np.searchsorted(at, at)
+        out[i] = (hits / (len(scores) - np.searchsorted(scores, at))).mean()
     return out
 
 
