@@ -7,7 +7,9 @@ caption_id is the row's place in the file, raw_text is the text, and surgical an
 1; where these two columns are given, an empty value is 0.
 """
 
+import contextlib
 import functools
+import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -44,7 +46,7 @@ def reader(source: ModuleType, root: Path, given: Path | None) -> Reader | None:
     if file.is_file():
         return functools.partial(read, file, rename=getattr(source, "rename", str))
     if hasattr(source, "captions"):
-        return functools.partial(source.captions, root)
+        return _telling_once(functools.partial(source.captions, root))
     return None
 
 
@@ -164,6 +166,22 @@ def write(out: Path, store: dict, rows: list[dict]) -> None:
         tables.write_captions(out / TABLE, kept)
         store["counts"]["captions"] = len(kept)
         store["tables"][TABLE] = tables.sha256(out / TABLE)
+
+
+def _telling_once(read: Reader) -> Reader:
+    """`read`, whose warnings are printed again only where they differ: by other lengths."""
+    told: set[str] = set()
+
+    def read_quietly(ends: Mapping[str, float | None]) -> list[dict]:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            rows = read(ends)
+        for line in said.getvalue().splitlines():
+            if line not in told:
+                print(line)
+                told.add(line)
+        return rows
+
+    return read_quietly
 
 
 def _misfit(row: Mapping, ends: Mapping[str, float | None]) -> str | None:

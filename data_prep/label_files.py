@@ -302,6 +302,21 @@ def check_length(
     return [f"{path.relative_to(root)}: {abs(odd)} rows too {word} ({count} of {most})"]
 
 
+def check_lengths(
+    tables: Iterable[tuple[str, Path, Rows]],
+    root: Path,
+    frames: float,
+    fps: float,
+    ratio: float = 1.0,
+) -> list[str]:
+    """`check_length` of several (task, label file, its rows)."""
+    return [
+        warning
+        for _, path, rows in tables
+        for warning in check_length(path, root, rows, frames, fps, ratio)
+    ]
+
+
 def check_pictures(
     path: Path, video: Video, rows: Iterable, pictures: Iterable | None = None
 ) -> list[str]:

@@ -126,11 +126,7 @@ def read_labels(root: Path, about: About, video: Video, times: Times) -> dict[st
 
 def check_files(root: Path, about: About, video: Video, frames: float) -> list[str]:
     ratio = FPS / (video.frames_fps or FPS)
-    return [
-        warning
-        for _, path, rows in _rows(root, about, video)
-        for warning in label_files.check_length(path, root, rows, frames, FPS, ratio)
-    ]
+    return label_files.check_lengths(_rows(root, about, video), root, frames, FPS, ratio)
 
 
 def _rows(root: Path, about: About, video: Video) -> list[tuple[str, Path, Rows]]:

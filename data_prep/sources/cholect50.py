@@ -87,30 +87,25 @@ ABOUT = About(
 
 
 def recognises(root: Path) -> bool:
-    has_labels = any((root / "labels").glob("VID*.json"))
-    return has_labels and any(recordings.search(root, PLACES, NAME).paths)
+    return any(root.glob("labels/VID*.json")) and any(recordings.search(root, PLACES, NAME).paths)
 
 
 def find(root: Path, **overrides: str) -> Found:
     """Folders of frames. Raises UserError when there are none."""
+    found = recordings.search(root, PLACES, NAME)
+    expected = "videos/VID01/000000.png beside labels/VID01.json"
+    files = {"label": lambda video_id: _file(root, video_id)}
     return recordings.assemble(
-        ABOUT,
-        root,
-        recordings.search(root, PLACES, NAME),
-        overrides,
-        expected="videos/VID01/000000.png beside labels/VID01.json",
-        frames_fps=FPS,
-        label_files={"label": lambda video_id: _file(root, video_id)},
+        ABOUT, root, found, overrides, expected=expected, frames_fps=FPS, label_files=files
     )
 
 
 def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
     """What is done, and the phase, of every stored frame that the label file names."""
     path = _file(root, video.video_id)
-    if not path.exists():
-        return {}
-    number = label_files.file_numbers(video, times)
-    return {task: label_files.of_frames(rows, times, number) for task, rows in _read(path).items()}
+    rows = _read(path) if path.exists() else {}
+    number = label_files.file_numbers(video, times) if rows else None
+    return {task: label_files.of_frames(of, times, number) for task, of in rows.items()}
 
 
 def check_labels(root: Path, video: Video, frames: float) -> list[str]:
@@ -123,7 +118,6 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
 @cached_by_file
 def _read(path: Path) -> dict[str, Rows]:
     """Rows of each task. Raises UserError naming the frame."""
-    name = label_files.named(path)
     annotations, names = label_files.read_json(
         path,
         lambda data: (
@@ -135,7 +129,7 @@ def _read(path: Path) -> dict[str, Rows]:
     frame = np.array(sorted(annotations), np.int64)
     values = {task: np.zeros((len(frame), len(of)), np.float32) for task, of in CLASSES.items()}
     for row, number in enumerate(frame.tolist()):
-        where = f"{name}, frame {number}"
+        where = f"{label_files.named(path)}, frame {number}"
         for vector in annotations[number]:
             if not isinstance(vector, list) or len(vector) != VECTOR:
                 raise UserError(f"{where}: {vector}; expected a vector of {VECTOR} numbers")
@@ -146,10 +140,9 @@ def _read(path: Path) -> dict[str, Rows]:
                     values[task][row, column] = 1
         if values["phase"][row].sum() > 1:
             raise UserError(f"{where}: two phases; expected one")
-    phases = values.pop("phase")
-    some = phases.any(axis=1)
-    rows = {task: Rows(frame, values=of) for task, of in values.items()}
-    return rows | {"phase": Rows(frame[some], label=phases[some].argmax(1).astype(np.int32))}
+    some = values["phase"].any(axis=1)
+    phase = Rows(frame[some], label=values["phase"][some].argmax(1).astype(np.int32))
+    return {task: Rows(frame, values=of) for task, of in values.items()} | {"phase": phase}
 
 
 def _file(root: Path, video_id: str) -> Path:

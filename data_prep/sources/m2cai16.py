@@ -4,7 +4,8 @@
     test_dataset/test_workflow_video_NN.mp4, test_workflow_video_NN.txt      01 to 14
 
 Label files are tab-separated, Frame and Phase, a row a video frame from 0; some end before their
-video. Files ending in _timestamp.txt and _pred.txt are no labels.
+video, and the frames after their end have no label. Files ending in _timestamp.txt and _pred.txt
+are no labels.
 """
 
 from pathlib import Path
@@ -62,7 +63,10 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     path = video.path.with_suffix(".txt")
     if not path.exists():
         return []
-    return label_files.check_length(path, root, _rows(path), frames, FPS)
+    rows = _rows(path)
+    if (seconds := (frames - len(rows.frame)) / FPS) > 1:
+        return [f"{path.relative_to(root)}: ends {seconds:.0f} s before its video"]
+    return label_files.check_length(path, root, rows, frames, FPS)
 
 
 def _rows(path: Path) -> label_files.Rows:

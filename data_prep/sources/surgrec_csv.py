@@ -23,6 +23,7 @@ from surgjax.errors import UserError
 PLACEHOLDER = "__DATA_ROOT__"
 LINE = rf'(?P<quote>"?)(?:{PLACEHOLDER}/*)?(?P<path>.+)(?P=quote) (?P<label>[0-9]{{1,3}})\s*'
 CASES = (  # whole paths without suffix; the first that fits counts
+    r"(?P<case>(?:.*/)?(?P<class>\d\d)_[^/]*/(?P=class)_\d\d)",  # SurgicalActions160: not known
     r"(?:.*?/)?(?P<case>(?:case|video)_\d+)(?!\d).*",  # LapGyn, SAR-RARP50: parts of one operation
     r"(?:.*/)?(?P<case>[^/]+)_capture\d_[^/]*",  # JIGSAWS: two cameras of one trial
     r"(?:.*/)?(?P<case>[^/]+)_[\d.]+_[\d.]+_(?:no_)?polyps",  # LDPolypVideo: from second to second
@@ -30,7 +31,6 @@ CASES = (  # whole paths without suffix; the first that fits counts
     r"(?:.*/)?(?P<folder>[^/]+)/(?P<case>[^/]+?)_(?P=folder)_\d+",  # 07_Incision_3 in Incision/
     r"(?:.*/)?(?P<case>[^/]+?)_\d+(?:-\d+)?",  # Cholec80, HyperKvasir; Kvasir-Capsule: frames
 )
-ALONE = r"(?:.*/)?(\d\d)_[^/]*/\1_\d\d"  # SurgicalActions160: class and number, no recording
 
 SPLITS = "surgrec_release, strict"
 
@@ -53,11 +53,8 @@ class Clip(NamedTuple):
 
 
 def recognises(root: Path) -> bool:
-    path = root / "train.csv"
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return file.read(len(PLACEHOLDER) + 1).lstrip('"').startswith(PLACEHOLDER)
+    lines = label_files.first_lines(root / "train.csv", 1)
+    return any(line.lstrip('"').startswith(PLACEHOLDER) for line in lines)
 
 
 def find(root: Path, **overrides: str) -> Found:
@@ -68,15 +65,12 @@ def find(root: Path, **overrides: str) -> Found:
             found.refused.append(Refused(video_id, clip.path, "refused", detail))
         elif (root / clip.path).is_file():
             found.paths[video_id] = root / clip.path
-    alone = all(re.fullmatch(ALONE, video_id) for video_id in clips)
-    cases = {video_id: video_id if alone else case_of(video_id) for video_id in clips}
-    count = len(set(cases.values()))
-    found.warnings.append(f"{count} cases of {len(clips)} clips are assumed from their names")
+    cases = {case_of(video_id) for video_id in clips}
+    found.warnings.append(f"{len(cases)} cases of {len(clips)} clips are assumed from their names")
     expected = f"train.csv, val.csv, test.csv with {PLACEHOLDER}/... and the clips they name"
-    case, splits = cases.__getitem__, _splits(clips, cases)
-    tasks = {"label": {"kind": "one_of_n", "classes": _classes(clips)}}
+    tasks, splits = {"label": {"kind": "one_of_n", "classes": _classes(clips)}}, _splits(clips)
     return recordings.assemble(
-        ABOUT, root, found, overrides, expected=expected, case=case, tasks=tasks, splits=splits
+        ABOUT, root, found, overrides, expected=expected, case=case_of, tasks=tasks, splits=splits
     )
 
 
@@ -147,19 +141,19 @@ def _classes(clips: dict[str, Clip]) -> list[str]:
     return [names[label] if one_to_one else str(label) for label in range(count)]
 
 
-def _splits(clips: dict[str, Clip], cases: dict[str, str]) -> manifest.Manifest:
+def _splits(clips: dict[str, Clip]) -> manifest.Manifest:
     """As released, where a clip of two lists is in the later one, and divided by case."""
-    both, used, shown = False, set(), {}
-    for video_id, case in cases.items():
-        label, lists = clips[video_id].label, set(clips[video_id].parts)
-        both |= {"val", "test"} <= lists
-        used |= {(case, part) for part in lists if part != "val" or "test" not in lists}
-        shown.setdefault(case, set()).add(label)
-    flags = {"val_is_test": both, "leaky": len(used) > len(shown)}
+    val_is_test, used, shown = False, set(), {}
+    for video_id, clip in clips.items():
+        case, is_both = case_of(video_id), {"val", "test"} <= set(clip.parts)
+        val_is_test |= is_both
+        used |= {(case, part) for part in clip.parts if part != "val" or not is_both}
+        shown.setdefault(case, set()).add(clip.label)
+    flags = {"val_is_test": val_is_test, "leaky": len(used) > len(shown)}
     about = {"tier": "paper-release"} | {flag: True for flag, is_so in flags.items() if is_so}
     divided = manifest.divide({case: sorted(of) for case, of in shown.items()})
     release = {video_id: clip.parts[-1] for video_id, clip in clips.items()}
-    strict = {video_id: divided[case] for video_id, case in cases.items()}
+    strict = {video_id: divided[case_of(video_id)] for video_id in clips}
     parts = {"surgrec_release": release, "strict": strict}
     kinds = {"surgrec_release": about, "strict": {"tier": "ours"}}
     return manifest.Manifest(frozenset(clips), parts, kinds, {})

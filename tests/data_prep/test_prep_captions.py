@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import small_videos as make
+from layouts import peskavlp as peskavlp_layout
 
-from data_prep import inspect, narration, operation
+from data_prep import captions, inspect, narration, operation
 from data_prep.__main__ import main
+from data_prep.sources import peskavlp
 from data_prep.tables import sha256
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
@@ -133,6 +135,22 @@ def test_captions_that_come_later_or_change_need_no_second_decoding(own, tmp_pat
     bad = write(tmp_path / "3.csv", HEADER, "b,3100,3150,fine,Cut.")
     with pytest.raises(UserError, match="3.csv, row 2: .*outside"):
         prepare(own, grown, bad)
+
+
+def test_captions_left_out_are_told_once(tmp_path, capsys):
+    peskavlp_layout.make(tmp_path / "root")
+    make.shards(tmp_path / "root", tmp_path / "s", "--dataset", "peskavlp", "--short-side", "48")
+    assert capsys.readouterr().out.count("captions are left out") == 1
+
+
+def test_captions_left_out_by_other_lengths_are_told_again(tmp_path, capsys):
+    peskavlp_layout.make(tmp_path)
+    read = captions.reader(peskavlp, tmp_path, None)
+    ends = dict.fromkeys(["lap 1", "lap 10", "lap 11"], 3000.0)
+    kept = [len(read(ends)), len(read(ends)), len(read(ends | {"lap 1": 1500.0}))]
+    assert kept == [5, 5, 3]  # then not those past the end of the shorter video
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" captions")[0] for line in lines] == ["warning: 4 of 9", "warning: 6 of 9"]
 
 
 def test_verify_knows_the_table(own, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_every_stored_frame_gets_its_own_row(tmp_path):
     assert by_time(tmp_path / "ten", "instrument").keys() == tools.keys()
     assert by_time(tmp_path / "ten", "phase")[("video01", 1200)] == 1
     assert by_time(tmp_path / "ten", "phase")[("video01", 1120)] == 0
+
+
+@pytest.mark.parametrize("rate", [Fraction(2498, 100), Fraction(25025, 1000)])
+def test_a_rate_that_is_not_exactly_25_shifts_no_row(tmp_path, rate):
+    root = make.write_cholec(tmp_path / "c", frames=60, video=False)
+    make.write_video(root / "videos" / "video01.mp4", 60, rate=rate)
+    prepare(root, tmp_path / "s", "--fps", "native")
+    phases = by_time(tmp_path / "s", "phase")
+    assert list(phases.values()) == [int(i >= 30) for i in range(60)]
+    assert phases["video01", round(30 * 1000 / rate)] == 1  # frame 30
+    tools = by_time(tmp_path / "s", "instrument")
+    assert [values[2] for values in tools.values()] == [0, 1, 0]
 
 
 def test_frame_folders_with_labels_of_25_a_second(tmp_path):

@@ -194,6 +194,8 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, capsys):
         ("cat/4687", "4687"),
         ("cat/Incision/07_Incision_3", "07"),
         ("m2cai/test_workflow_video_03_4", "test_workflow_video_03"),
+        ("sa/07_knot pushing/07_03", "sa/07_knot pushing/07_03"),  # recordings were not published
+        ("sa/07_knot pushing/08_03", "08"),
     ],
 )
 def test_cases_by_name(video_id, case):
