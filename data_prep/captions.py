@@ -62,12 +62,20 @@ def ends_by_header(
 
 
 def ends_in_store(store: Store) -> dict[str, float | None]:
-    """Length of each video of a finished store in milliseconds, None for those in quarantine."""
+    """Length of each video of a finished store in milliseconds, None for those in quarantine and
+    those whose end was left out."""
     quarantined = pq.read_table(store.path / "quarantine.parquet", columns=["video_id"])
     ends: dict[str, float | None] = dict.fromkeys(quarantined["video_id"].to_pylist())
     for video, frames in enumerate(store.frames):
         last = store.read_times(video, [frames - 1])[0]
         ends[store.video_id(video)] = last + 1000 / float(store.videos["stored_fps"][video])
+    if (store.path / "edits.parquet").is_file():
+        rows = pq.read_table(store.path / "edits.parquet").to_pylist()
+        ends |= {
+            row["video_id"]: None
+            for row in rows
+            if row["edit"] == "left_out" and row["end_ms"] is None
+        }
     return ends
 
 

@@ -2,7 +2,8 @@
 
 Clips begin every --seconds (less --overlap) from a video's first frame on. What is left at its end
 is a clip of its own where it has at least half the length; a shorter rest belongs to the clip
-before it. A shorter video is one clip. So nothing is lost and no clip is a scrap.
+before it. A shorter video is one clip. So nothing is lost and no clip is a scrap. Where frames were
+left out of the store (`shards --qc`), what is before and after them is cut like two videos.
 
 SurgRec counts 554k clips in 214.5M frames, about 387 a clip: 15 seconds at 25 frames a second. The
 length is not published; 15 s is assumed. The store gets the clips as clips.parquet (video_id,
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from data_prep import captions, tables
+from data_prep import tables
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
 
@@ -65,11 +66,11 @@ def main(args: argparse.Namespace) -> int:
 
 def cut_store(store: Store, seconds: float, overlap: float) -> list[dict]:
     """Rows of clips.parquet, video by video."""
-    ends = captions.ends_in_store(store)
     return [
-        {"video_id": name, "start_ms": start, "end_ms": end}
-        for name in map(store.video_id, range(len(store)))
-        for start, end in cut(ends[name], seconds, overlap)
+        {"video_id": name, "start_ms": begin + start, "end_ms": begin + end}
+        for video, name in enumerate(map(store.video_id, range(len(store))))
+        for begin, length in _stretches(store, video)
+        for start, end in cut(length, seconds, overlap)
     ]
 
 
@@ -84,6 +85,13 @@ def cut(end_ms: float, seconds: float, overlap: float = 0.0) -> list[tuple[int, 
     else:
         bounds[-1] = bounds[-1][0], round(end_ms)
     return bounds
+
+
+def _stretches(store: Store, video: int) -> list[tuple[int, float]]:
+    """Start and length, in milliseconds, of what is stored of a video without interruption."""
+    parts, period = store.stretches(video), 1000 / float(store.videos["stored_fps"][video])
+    times = [store.read_times(video, (first, end - 1)) for first, end in parts]
+    return [(first, last + period - first) for first, last in times]
 
 
 def note(store: Store, rows: list[dict], *, replace: bool) -> bool:

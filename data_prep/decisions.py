@@ -76,6 +76,7 @@ def read(qc: Path, crop: bool = False, cover_text: bool = False) -> dict[str, De
         raise UserError(
             f"--qc {qc} holds no finished qc.json; expected the --out of `python -m data_prep qc`"
         )
+    check_tables(qc)
     videos = {row["video"]: row for row in read_findings(qc / "videos.csv")}
     left_out: dict[str, list] = {
         name: [(0, END, "not looked through")] if row["unreadable"] else []
@@ -89,7 +90,7 @@ def read(qc: Path, crop: bool = False, cover_text: bool = False) -> dict[str, De
         box = tuple(float(row[name]) for name in ("x0", "y0", "x1", "y1"))
         covered[row["video"]].append((*_span(row, videos), *box))
     kept_whole = set()
-    for row in review.read(qc / review.FILE, videos) if (qc / review.FILE).is_file() else ():
+    for row in review.read(qc / review.FILE, videos):
         name, keeps = row.video, row.decision == "keep"
         span = round(1000 * row.start), round(1000 * min(row.end, END / 1000))
         left_out[name] = _without(left_out[name], span)
@@ -108,6 +109,27 @@ def read(qc: Path, crop: bool = False, cover_text: bool = False) -> dict[str, De
         )
         for name, row in videos.items()
     }
+
+
+def check_source(qc: Path, source: str, about: dict) -> None:
+    """Raise UserError where `qc` looked at other recordings than a command line means."""
+    meta = json.loads((qc / "qc.json").read_text(encoding="utf-8"))
+    then, now = (
+        (name, words.get("frames_fps", 1))
+        for name, words in ((meta["source"], meta["about"]), (source, about))
+    )
+    if then != now:
+        raise UserError(
+            f"--qc {qc} read its recordings as {then[0]}, folders of frames at {then[1]:g} a "
+            f"second; this command says {now[0]}, {now[1]:g}: times would differ; give both the "
+            f"same --dataset and --frames-fps"
+        )
+
+
+def sizes(qc: Path) -> dict[str, int | None]:
+    """Bytes of each recording when it was looked at; None for what is no recording."""
+    rows = read_findings(qc / "videos.csv")
+    return {row["video"]: int(row["bytes"]) if row["bytes"] else None for row in rows}
 
 
 def digest(decided: dict[str, Decision]) -> str:
@@ -145,6 +167,21 @@ def of_edits(rows: Iterable[dict]) -> Decision:
 def _ms(span: Iterable[int]) -> dict[str, int | None]:
     start, end = span
     return {"start_ms": start, "end_ms": None if end == END else end}
+
+
+def check_tables(qc: Path) -> None:
+    """Raise UserError where a table is gone or was edited: what it hides would be stored."""
+    try:
+        tables = json.loads((qc / "qc.json").read_text(encoding="utf-8"))["tables"]
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{qc / 'qc.json'} is damaged; scan into another folder") from error
+    for name, expected in tables.items():
+        path = qc / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise UserError(
+                f"{path} is not what `python -m data_prep qc` wrote; edit {review.FILE} only, and "
+                f"scan into another folder"
+            )
 
 
 def _box(row: dict[str, str]) -> Box | None:

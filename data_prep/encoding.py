@@ -27,10 +27,10 @@ class Jpeg:
     """Frames to JPEGs, 4:2:0.
 
     Attributes:
-      psnr: None; it is not measured.
+      psnr, psnr_lowest: None; they are not measured.
     """
 
-    psnr = None
+    psnr = psnr_lowest = None
 
     def __init__(self, quality: int):
         self.quality = quality
@@ -53,6 +53,7 @@ class X264:
 
     Attributes:
       psnr: of all frames so far against their originals, dB, by their mean squared error.
+      psnr_lowest: of the frame that is least like its original, dB.
     """
 
     def __init__(self, crf: int, frames: int):
@@ -62,7 +63,11 @@ class X264:
 
     @property
     def psnr(self) -> float:
-        return round(_decibels(float(np.mean(self.errors))), 2)
+        return round(decibels(float(np.mean(self.errors))), 2)
+
+    @property
+    def psnr_lowest(self) -> float:
+        return round(decibels(max(self.errors)), 2)
 
     def add(self, image: np.ndarray) -> list[bytes]:
         """As `Jpeg.add`; height and width are even."""
@@ -112,16 +117,18 @@ def _check(packets: list[bytes], images: list[np.ndarray]) -> list[float]:
         sparse = decode_block(packets, fourth)
     except ValueError as error:
         raise RuntimeError(f"x264 made a block that does not decode: {error}") from error
-    errors = [_squared_error(a, b) for a, b in zip(decoded, images, strict=True)]
+    errors = [squared_error(a, b) for a, b in zip(decoded, images, strict=True)]
     same = all(np.array_equal(decoded[i], a) for i, a in zip(fourth, sparse, strict=True))
     if not same or len(needed(packets, fourth)) > len(fourth):
         raise RuntimeError("x264 made a block whose every fourth frame needs the others")
     return errors
 
 
-def _squared_error(a: np.ndarray, b: np.ndarray) -> float:
+def squared_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean squared difference of two uint8 pictures of one shape."""
     return float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2))
 
 
-def _decibels(squared_error: float) -> float:
-    return 10 * math.log10(255**2 / max(squared_error, 1e-5))  # at most 98, also where all is equal
+def decibels(error: float) -> float:
+    """Peak signal-to-noise ratio of a mean squared error, dB; 98 where all is equal."""
+    return 10 * math.log10(255**2 / max(error, 1e-5))

@@ -128,6 +128,11 @@ def beam(jobs: list[dict], options: str) -> None:
         raise
 
 
+def cores() -> int:
+    """Those of the array task under SLURM, where a process may see all of the machine."""
+    return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+
+
 def frames(jobs: list[dict]) -> int:
     """Expected frames of all jobs."""
     return sum(video["frames"] for job in jobs for video in job["videos"])

@@ -9,19 +9,18 @@ OUT is STORE-inspect beside the store unless given; the store itself is never wr
 """
 
 import argparse
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.options import make_folder
 from surgjax.benchmark import pictures
 from surgjax.data.decode import UNREADABLE
 from surgjax.data.decode import pictures as pictures_of
 from surgjax.data.record import LEVELS
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
-from surgjax.files import write_whole
+from surgjax.files import csv_text, write_whole
 
 SHEET_VIDEOS, SHEET_FRAMES, THUMB_HEIGHT = 40, 6, 96
 RIBBON_VIDEOS = 40
@@ -44,11 +43,9 @@ def main(args: argparse.Namespace) -> int:
 
 def inspect(store: Store, out: Path) -> str:
     """Writes the pictures into `out`; returns the text to print."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     header, rows = counts(store)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_whole(out / "counts.csv", text.getvalue())
+    write_whole(out / "counts.csv", csv_text([header, *rows]))
     lines = [_columns(header, rows), ""]
     made = [pictures.save(contact_sheet(store), out / "contact_sheet.png")]
     for task, description in sorted(store.meta.get("tasks", {}).items()):

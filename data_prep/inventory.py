@@ -18,9 +18,7 @@ lower bounds.
 
 import argparse
 import base64
-import csv
 import html
-import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -43,11 +41,12 @@ from data_prep.nearness import (
     is_folder,
     suites,
 )
+from data_prep.options import make_folder
 from surgjax.benchmark import pictures
 from surgjax.data.leakage import held_out_cases, names_of
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
-from surgjax.files import write_whole
+from surgjax.files import csv_text, write_whole
 
 PRINTED, DRAWN = 12, 16  # rows of a table on the screen, bars of a panel
 
@@ -85,7 +84,8 @@ def main(args: argparse.Namespace) -> int:
     corpus = corpora.read(stores)
     tables = {dimension: corpora.table(corpus, dimension) for dimension in DIMENSIONS}
     sections, panels = _corpus_sections(stores, corpus, tables), _panels(corpus, tables)
-    write_whole(out / "inventory.csv", _csv(_csv_rows(tables)))
+    make_folder(out)
+    write_whole(out / "inventory.csv", csv_text(_csv_rows(tables)))
     (out / "against.csv").unlink(missing_ok=True)  # of an earlier call, of other numbers
     if sets:
         held_out = held_out_cases(stores)
@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> int:
         found = {of.name: compare(corpus, kept, held_out, names, of) for of in sets}
         sections.append(_against_section(args.against, corpus, kept, sets, found))
         panels.append(_against_panel(found))
-        write_whole(out / "against.csv", _csv(_against_csv_rows(sets, found)))
+        write_whole(out / "against.csv", csv_text(_against_csv_rows(sets, found)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the page has the letters
         picture = pictures.save(pictures.plot_stacked(panels), out / "inventory.png")
@@ -283,12 +283,6 @@ def _against_csv_rows(sets: Sequence[BenchmarkSet], found: dict[str, Nearness]) 
         own = [near.own_videos, round(near.own_hours, 4), near.left_out, len(near.leaked)]
         rows.append([of.name, *words, *hours, *shares, near.verdict, *own])
     return rows
-
-
-def _csv(rows: list[list]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _hours(hours: float) -> str:

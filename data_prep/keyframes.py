@@ -1,8 +1,9 @@
 """A few frames of a recording, small, for looking through it: key frames where they are enough.
 
 Key frames are stored whole, so that reading them alone is some hundred times faster than decoding
-everything. Other frames are decoded where key frames are far apart, in short recordings, and where
-the times of a file cannot be trusted. Times are those of video.py: seconds from the first frame.
+everything. Other frames are decoded where key frames are far apart, at both ends of a recording, in
+short recordings, and where the times of a file cannot be trusted. Times are those of video.py:
+seconds from the first frame.
 """
 
 import itertools
@@ -36,7 +37,6 @@ SHORT_SIDE = 240  # pixels: an overlay's letters, 24 of 1080 lines, are still 5 
 QUALITY = 95  # of the JPEGs in memory: hours of samples would not fit unpacked
 SHORT = 60.0  # seconds of a recording that is decoded whole, as it has few key frames
 USUAL_SAMPLES = 16  # of a recording, even of a short one
-MAX_GAP = 10.0  # seconds between key frames; where there are more, those between are decoded
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Samples:
     Attributes:
       width, height: of the recording, upright, with square pixels.
       length: seconds from the first frame to the end of the last.
+      every: seconds from a sample to the next that were asked for.
       seconds: time of each sample.
       jpegs: its picture; `samples[i]` unpacks it.
     """
@@ -53,6 +54,7 @@ class Samples:
     width: int
     height: int
     length: float
+    every: float
     seconds: list[float]
     jpegs: list[bytes]
 
@@ -75,23 +77,26 @@ class _OddTimes(Exception):
 def read_samples(
     path: Path,
     every: float,
+    max_gap: float,
     frames_fps: float | None = None,
     frames_pattern: str = "",
-    max_gap: float = MAX_GAP,
 ) -> Samples:
-    """A sample every `every` seconds or less often, as key frames come; more often in short ones.
+    """The first frame, then a sample every `every` seconds or less often, as key frames come.
+
+    Two samples are at most `max_gap` or twice `every` apart, whichever is longer, and the last one
+    less than `every` from the end, as far as there are frames. Short recordings have more samples.
 
     Args:
+      max_gap: seconds between key frames above which the frames between are decoded.
       frames_fps: rate of a folder of frames; None for files.
       frames_pattern: as of `video.list_images`.
-      max_gap: seconds between key frames above which the frames between are decoded.
     Raises:
       Unreadable: nothing decodes.
     """
     header = probe(path, frames_fps, frames_pattern)
     length = header.seconds or math.inf  # some files do not say how long they are
     step = min(every, max(length / USUAL_SAMPLES, 1 / header.fps))
-    found = Samples(header.width, header.height, 0.0, [], [])
+    found = Samples(header.width, header.height, 0.0, step, [], [])
     if path.is_dir():
         source = _from_folder(path, step, frames_fps, frames_pattern, found)
     elif length <= SHORT:
@@ -159,41 +164,46 @@ def _from_file(
 def _filled(
     path: Path, step: float, max_gap: float, found: Samples
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Key frames, and frames between those that are far apart.
+    """The first frame, key frames, and frames between those that are far apart or after the last.
 
     Raises:
       _OddTimes: the frames between cannot be reached.
     """
-    scaler, origin = Scaler(1), _origin(path)
+    scaler, (origin, first) = Scaler(1), _first_frame(path)
     size = stored_size(found.width, found.height, SHORT_SIDE)
-    last = -step
+    yield 0.0, scaler(first, *size)  # a recording cut without coding it again begins between keys
+    last, most = 0.0, max(max_gap, 2 * step)
     for seconds, picture in itertools.chain(_key_frames(path, step, origin, found), [(None, None)]):
-        end = found.length if seconds is None else seconds
-        if end - last > max_gap:
-            for between, other in _decoded_between(path, step, origin, last, end):
+        at_end = picture is None
+        end, allowed = (found.length, step) if at_end else (seconds, max_gap)
+        if end - last > allowed:
+            until = math.inf if at_end else end - step / 2
+            for between, other in _decoded_between(path, step, origin, last, until):
+                if between - last > most:  # not every format can be sought exactly
+                    raise _OddTimes
                 yield between, scaler(other, *size)
                 last = between
-            if end - last > max_gap:
+            if end - last > most:
                 raise _OddTimes
-        if seconds is not None:
+        if not at_end:
             yield seconds, scaler(picture, *size)
             last = seconds
 
 
-def _origin(path: Path) -> float:
-    """Time stamp of the first frame that is shown, seconds; an edit list may hide some before."""
+def _first_frame(path: Path) -> tuple[float, av.VideoFrame]:
+    """The first frame that is shown, an edit list may hide some before, and its time stamp, s."""
     with open_file(path) as container:
         if container.format.name == "avi":  # keeps no presentation times
             raise _OddTimes
-        for frame in container.decode(_stream(container)):
+        for frame in _decoded(container, _stream(container)):
             if frame.pts is None:
-                raise _OddTimes
-            return float(frame.pts * frame.time_base)
+                break
+            return float(frame.pts * frame.time_base), frame
     raise _OddTimes
 
 
 def _key_frames(path: Path, step: float, origin: float, found: Samples) -> Iterator[tuple]:
-    """(seconds, frame) of key frames at least `step` apart; sets the length.
+    """(seconds, frame) of key frames `step` or more from the start and each other; sets the length.
 
     Raises:
       _OddTimes: a packet without time, or the clock of the file starts again.
@@ -201,7 +211,7 @@ def _key_frames(path: Path, step: float, origin: float, found: Samples) -> Itera
     with open_file(path) as container:
         stream = _stream(container)
         stream.codec_context.skip_frame = "NONKEY"
-        next_time, clock, last = -math.inf, -math.inf, -0.001
+        next_time, clock, last = step, -math.inf, 0.0
         for packet in container.demux(stream):
             if packet.size:
                 decoded_at = clock if packet.dts is None else packet.dts
@@ -216,41 +226,51 @@ def _key_frames(path: Path, step: float, origin: float, found: Samples) -> Itera
                 next_time = seconds + step
             try:
                 frames = packet.decode()
+                if packet.size:  # else one key frame waits for the next, to be put in order
+                    frames += stream.codec_context.decode(None)
+                    stream.codec_context.flush_buffers()
             except av.error.EOFError:
                 break
             except av.error.FFmpegError:
                 continue
-            for frame in frames:
-                seconds = float(frame.pts * frame.time_base) - origin
-                if not frame.is_corrupt and seconds > last:
-                    yield max(0.0, seconds), frame
+            for frame in frames:  # of the waiting ones the time base is not filled in
+                if frame.pts is None or frame.is_corrupt:
+                    continue
+                seconds = float(frame.pts * stream.time_base) - origin
+                if seconds > last:
+                    yield seconds, frame
                     last = seconds
 
 
 def _decoded_between(
-    path: Path, step: float, origin: float, start: float, end: float
+    path: Path, step: float, origin: float, start: float, until: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames at least `step` apart after `start` and before `end`, seconds."""
+    """Frames at least `step` apart after `start` and before `until`, seconds."""
     with open_file(path) as container:
         stream = _stream(container)
         container.seek(round((origin + start) / stream.time_base), stream=stream)
         next_time = start + step
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                return
-            except av.error.FFmpegError:
+        for frame in _decoded(container, stream):
+            if frame.pts is None:
                 continue
-            for frame in frames:
-                if frame.pts is None or frame.is_corrupt:
-                    continue
-                seconds = float(frame.pts * frame.time_base) - origin
-                if seconds >= end - step / 2:
-                    return
-                if seconds + 0.001 >= next_time:
-                    yield seconds, frame
-                    next_time = seconds + step
+            seconds = float(frame.pts * frame.time_base) - origin
+            if seconds >= until:
+                return
+            if seconds + 0.001 >= next_time:
+                yield seconds, frame
+                next_time = seconds + step
+
+
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator:
+    """Frames without the damaged ones, from where the container is."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            continue
+        yield from (frame for frame in frames if not frame.is_corrupt)
 
 
 def _stream(container: av.container.InputContainer) -> av.VideoStream:

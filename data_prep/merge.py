@@ -9,15 +9,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from data_prep import captions, decisions, shared_cases, tables
-from data_prep.decisions import LEFT_OUT, Decision
+from data_prep.decisions import Decision
 from data_prep.plan import PARTS, PLAN, Plan
+from data_prep.pseudonyms import without_names
 from data_prep.review import QUALITY
 from data_prep.sources import Found, Refused, Times, Video
 from surgjax.data.record import SCHEMA_VERSION, SHARD_NAME
@@ -49,7 +49,7 @@ def merge(
     parts = [_summary(part) for part in _sidecars(plan, out)]
     refused = plan.refused + [Refused(**row) for part in parts for row in part["refused"]]
     if "pseudonyms" in plan.adapted:
-        refused = [_without_names(row) for row in refused]
+        refused = [without_names(row) for row in refused]
     refused.sort(key=lambda row: (row.video_id, row.path))
     stored = [video for part in parts for video in part["videos"]]
     if not stored:
@@ -67,7 +67,21 @@ def merge(
     tables.write_quarantine(out / QUARANTINE, refused)
     tasks = write_labels(out, root, source, found, _times(_sidecars(plan, out)))
     names = ["videos.parquet", QUARANTINE, *(f"labels/{task}.parquet" for task in tasks)]
-    ids = {video.video_id for video in found.videos}
+    names += _optional_tables(out, root, source, found, rows, _edits(plan, stored))
+    names += _write_tfds(out, shards)
+    store = _describe(plan, found, rows, shards, tasks, len(refused))
+    store["tables"] = {name: tables.sha256(out / name) for name in names}
+    captions.write(out, store, rows_of_captions)
+    write_whole(out / "store.json", json.dumps(store, indent=1) + "\n")
+    clean(out)
+    return store
+
+
+def _optional_tables(
+    out: Path, root: Path, source: ModuleType, found: Found, rows: list[dict], edits: list[dict]
+) -> list[str]:
+    """Names of the tables that only some stores have, after writing them."""
+    names, ids = [], {video.video_id for video in found.videos}
     clips, rename = root / "clips.csv", getattr(source, "rename", str)
     if clips.exists() and (spans := tables.clips(clips, ids, rename)):
         tables.write_clips(out / "clips.parquet", spans)
@@ -75,13 +89,18 @@ def merge(
     if same := shared_cases.rows({row["case"] for row in rows}):
         tables.write_same_cases(out / SAME_CASES, same)
         names.append(SAME_CASES)
-    if edits := _edits(plan, stored):
+    if edits:
         tables.write_edits(out / EDITS, edits)
         names.append(EDITS)
-    names += _write_tfds(out, shards)
+    return names
 
+
+def _describe(
+    plan: Plan, found: Found, rows: list[dict], shards: list[dict], tasks: dict, quarantined: int
+) -> dict:
+    """store.json without its tables."""
     datasets = sorted({row["dataset"] for row in rows})
-    store = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "name": plan.name,
         "settings": plan.settings.describe(),
@@ -89,7 +108,7 @@ def merge(
             "videos": len(rows),
             "frames": sum(row["frames"] for row in rows),
             "records": sum(shard["records"] for shard in shards),
-            "quarantined": len(refused),
+            "quarantined": quarantined,
         },
         "licences": {row["dataset"]: row["licence"] for row in rows},
         "layout_status": dict.fromkeys(datasets, found.layout_status),
@@ -104,12 +123,7 @@ def merge(
             }
         ],
         "shards": shards,
-        "tables": {name: tables.sha256(out / name) for name in names},
     }
-    captions.write(out, store, rows_of_captions)
-    write_whole(out / "store.json", json.dumps(store, indent=1) + "\n")
-    clean(out)
-    return store
 
 
 def clean(out: Path) -> None:
@@ -136,11 +150,6 @@ def quarantine_only(out: Path, refused: list[Refused]) -> None:
     )
 
 
-def _without_names(row: Refused) -> Refused:
-    """Details of damage may name a file."""
-    return replace(row, path="", detail=row.detail if row.reason == LEFT_OUT else "")
-
-
 def _sidecars(plan: Plan, out: Path) -> Iterator[dict]:
     for number in range(len(plan.parts)):
         yield json.loads((out / PARTS / f"{number:05d}.json").read_text(encoding="utf-8"))
@@ -150,7 +159,7 @@ def _summary(part: dict) -> dict:
     """The part without its times, which would not fit into memory for a large store."""
     for video in part["videos"]:
         t_ms = video.pop("t_ms")
-        video["frames"], video["end_ms"] = len(t_ms), t_ms[-1] + 1000 / video["stored_fps"]
+        video["frames"] = len(t_ms)
         del video["index"]
     return part
 
@@ -191,7 +200,7 @@ def _video_rows(parts: list[dict], by_id: dict[str, Video], plan: Plan) -> list[
                 | {"frames": video["frames"], "first_record": first}
                 | {f"split_{name}": split for name, split in about.splits.items()}
                 | {f"qc_{flag}": video["flags"][flag] for flag in FLAGS}
-                | ({} if video["psnr"] is None else {"psnr": video["psnr"]})
+                | ({} if video["psnr"] is None else {n: video[n] for n in ("psnr", "psnr_lowest")})
                 | _quality(decided.get(video["video_id"]))
             )
             first += -(-video["frames"] // plan.settings.frames_per_record)

@@ -54,22 +54,21 @@ class Nearness:
 
 
 def benchmark_sets(against: str) -> list[BenchmarkSet]:
-    """What --against names: a suite, sets with commas, or all sets of a store in a folder.
+    """What --against names: suites and sets with commas, or all sets of a store in a folder.
 
     Raises:
       UserError: an unknown name, or no store.
     """
     if is_folder(against):
         return _sets_of(open_store(against))
-    known = _known_sets()
-    names = suites()["suites"].get(against, against.replace(",", " ")).split() or [against]
-    found = []
+    known, of_suites, found = _known_sets(), suites()["suites"], []
+    words = against.replace(",", " ").split() or [against]
+    names = [name for word in words for name in of_suites.get(word, word).split() or [word]]
     for name in dict.fromkeys(names):
         if name not in known:
-            ours = list(suites()["suites"])
             raise UserError(
-                f"--against names {name!r}{nearest(name, [*ours, *known])}; expected a suite "
-                f"({', '.join(ours)}), names of data sets with commas as "
+                f"--against names {name!r}{nearest(name, [*of_suites, *known])}; expected a suite "
+                f"({', '.join(of_suites)}), names of data sets with commas as "
                 f"`python -m data_prep datasets` lists them, or the folder of a store"
             )
         about, parts = _about(name), manifest.read(name).splits.get("strict", {})

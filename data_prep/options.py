@@ -1,6 +1,7 @@
 """Options that several verbs take: where the videos are, and what decides the bytes of a store."""
 
 import argparse
+import re
 from pathlib import Path
 
 from data_prep import sources
@@ -13,6 +14,15 @@ WORDS = ("domain", "procedure", "anatomy", "licence")  # that a user may say abo
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    add_recording_arguments(parser)
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        help="csv file with captions (default: captions.csv beside the videos, if it is there)",
+    )
+
+
+def add_recording_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--videos",
         "--root",
@@ -25,11 +35,6 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         help=f"a known layout ({', '.join(n for n in sources.known() if n != sources.FOLDER)}) "
         "or a name for your own videos",
-    )
-    parser.add_argument(
-        "--captions",
-        type=Path,
-        help="csv file with captions (default: captions.csv beside the videos, if it is there)",
     )
 
 
@@ -49,6 +54,9 @@ def source_of(root: Path, args: argparse.Namespace) -> tuple[str, dict]:
     if not root.is_dir():
         raise UserError(f"--root {root} is no folder; expected the folder that holds the videos")
     dataset = args.dataset
+    if dataset is not None and not re.fullmatch(r"\w[\w.-]*", dataset):
+        raise UserError(f"--dataset is {dataset!r}; expected a word, as my_videos")
+    check_frames_fps(args)
     about = {word: getattr(args, word, None) for word in WORDS}
     about = {word: value for word, value in about.items() if value is not None}
     if dataset in sources.known() and dataset != sources.FOLDER:
@@ -105,6 +113,23 @@ def settings_of(args: argparse.Namespace) -> Settings:
         )
     crf = 23 if args.crf is None else args.crf
     return Settings(fps, args.short_side, None, frames or BLOCK, codec, crf)
+
+
+def check_frames_fps(args: argparse.Namespace) -> None:
+    """Raise UserError for a rate of folders of frames that is none."""
+    rate = getattr(args, "frames_fps", None)
+    if rate is not None and not 0 < rate <= 1000:
+        raise UserError(f"--frames-fps is {rate:g}; expected a number such as 1 or 25")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of --out. Raises UserError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out} cannot be made ({error.strerror}); give a folder you may write to"
+        ) from error
 
 
 def check_range(args: argparse.Namespace, name: str, low: int, high: int) -> None:

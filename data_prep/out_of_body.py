@@ -26,6 +26,7 @@ from surgjax.errors import UserError
 
 DEFAULT, NONE = "data_prep.out_of_body:tissue_colour", "none"
 LIT = 40  # brightest channel of a pixel that shows something
+NEAR = 2.1  # times `every`: neighbours of a sample that are no further apart may outvote it
 REDDER = 1.2  # red over green in tissue; of wood, paper and steel in white light it is below
 USUAL_SHARE = 0.4  # of the lit pixels in any view inside; 0.83 to 0.97 in two real clips
 BATCH = 32  # frames given to a scorer at once
@@ -66,10 +67,10 @@ def load(name: str) -> Scorer | None:
         sys.path.append(str(Path.cwd()))
     try:
         scorer = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module is somebody's, and runs when it is imported
         raise UserError(
-            f"--out-of-body is {name!r} ({error}); expected none or MODULE:FUNCTION that Python "
-            f"can import, such as {DEFAULT}"
+            f"--out-of-body is {name!r} ({type(error).__name__}: {error}); expected none or "
+            f"MODULE:FUNCTION that Python can import, such as {DEFAULT}"
         ) from error
     if not callable(scorer):
         raise UserError(f"--out-of-body {name!r} is no function but {type(scorer).__name__}")
@@ -77,11 +78,20 @@ def load(name: str) -> Scorer | None:
 
 
 def score(scorer: Scorer, frames: Iterator[np.ndarray]) -> np.ndarray:
-    """Scores of all frames, (n,) float32. Raises UserError when they are no scores."""
+    """Scores of all frames, (n,) float32. Raises UserError when it fails or they are no scores."""
     scores, batch = [np.empty(0, np.float32)], []
 
     def flush() -> None:
-        found = np.asarray(scorer(np.stack(batch)), np.float32)
+        try:
+            found = np.asarray(scorer(np.stack(batch)), np.float32)
+        except UserError:
+            raise
+        except Exception as error:  # any that somebody's function can raise
+            raise UserError(
+                f"the --out-of-body function {getattr(scorer, '__qualname__', scorer)} failed for "
+                f"{np.shape(batch)} uint8 ({type(error).__name__}: {error}); put it right and run "
+                f"again"
+            ) from error
         if found.shape != (len(batch),) or not np.all((found >= 0) & (found <= 1)):
             raise UserError(
                 f"the --out-of-body function returned {found.shape} for {len(batch)} frames, values"
@@ -100,13 +110,20 @@ def score(scorer: Scorer, frames: Iterator[np.ndarray]) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def outside(scores: np.ndarray) -> np.ndarray:
-    """Which samples are outside, (n,) bool: median of three, then a threshold with hysteresis."""
-    if not len(scores):
-        return np.zeros(0, bool)
-    near = np.stack([np.roll(scores, shift) for shift in (-1, 0, 1)])
-    near[:, 0], near[:, -1] = scores[0], scores[-1]  # the ends have no two neighbours
-    smooth = np.median(near, axis=0)
+def outside(scores: np.ndarray, seconds: np.ndarray, every: float) -> np.ndarray:
+    """Which samples are outside, (n,) bool: median of three, then a threshold with hysteresis.
+
+    The median takes one odd sample for noise. Where samples are far apart one may be all that is
+    seen of a long look outside: it keeps its own score, as the first and the last do.
+
+    Args:
+      scores, seconds: (n,) of each sample and its time.
+      every: seconds from a sample to the next that were asked for.
+    """
+    smooth = scores.copy()
+    near = seconds[2:] - seconds[:-2] <= NEAR * every
+    medians = np.median([scores[:-2], scores[1:-1], scores[2:]], axis=0)
+    smooth[1:-1][near] = medians[near]
     found, maybe = smooth >= OUTSIDE, smooth >= STILL_OUTSIDE
     for start, end in runs(maybe):
         found[start:end] = found[start:end].any()

@@ -72,6 +72,11 @@ def main(args: argparse.Namespace) -> int:
     if not 0 < args.every <= 600:
         raise UserError(f"--every is {args.every:g}; expected seconds, such as 2")
     stores = [open_store(path) for path in args.stores]
+    if args.apply and len({_salt(store) for store in stores}) > 1:
+        raise UserError(
+            "stores with pseudonyms and others, or of two keys, are not noted in each other: it "
+            "would tell the names; leave --apply out, or apply it to stores of one kind"
+        )
     hashes = []
     for store in stores:
         hashes.append(hash_store(store, args.every))
@@ -265,6 +270,11 @@ def _held_out(store: Store) -> set[str]:
             if part not in (None, "train", "val")
         }
     return held
+
+
+def _salt(store: Store) -> str | None:
+    """Which key the pseudonyms of a store were made with."""
+    return store.meta["sources"][0].get("adapted", {}).get("pseudonyms")
 
 
 def _name(store: Store, video: int) -> str:

@@ -126,7 +126,9 @@ def _write_video(
         "stored_fps": seen.native_fps if slow else settings.rate,
         "width": width,
         "height": height,
+        "end_ms": _end(kept, settings, decision),
         "psnr": kept.psnr,
+        "psnr_lowest": kept.psnr_lowest,
         "flags": {
             "damaged": seen.damaged > 0,
             "dark": 2 * kept.dark > len(kept.t_ms),
@@ -148,6 +150,15 @@ class _Kept:
     shape: tuple[int, int] = (0, 0)
     dark: int = 0
     psnr: float | None = None
+    psnr_lowest: float | None = None
+
+
+def _end(kept: _Kept, settings: Settings, decision: Decision) -> float:
+    """End of the recording, milliseconds, by its last stored frame or its last one."""
+    rate = kept.seen.native_fps
+    rate = min(settings.rate or rate, rate) or 1.0
+    last = 1000 * kept.seen.seconds if decision.left_out else kept.t_ms[-1]
+    return last + 1000 / rate
 
 
 def _decode(
@@ -183,7 +194,7 @@ def _decode(
             kept.sizes += [spool.write(data) for data in encoder.finish()]
             if not kept.t_ms:
                 raise Unreadable(LEFT_OUT, "every frame is")
-            kept.psnr = encoder.psnr
+            kept.psnr, kept.psnr_lowest = encoder.psnr, encoder.psnr_lowest
         except Unreadable:
             if threads == 1:
                 raise

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.decisions import Decision
+from data_prep.pseudonyms import without_names
 from data_prep.sources import Found, Refused, Video
 from data_prep.video import Header, Unreadable, probe, stored_size
 from surgjax.data.record import MAX_RECORDS
@@ -112,6 +113,8 @@ def read_plan(out: Path) -> Plan:
     try:
         data = json.loads((out / PLAN).read_text(encoding="utf-8"))
         data["settings"] = Settings(**data["settings"])
+        if any("frames_pattern" not in video for video in data["videos"]):
+            raise UserError(f"{out} was begun by an older surgjax; remove it and run again")
         data["refused"] = [Refused(**row) for row in data["refused"]]
         return Plan(**data)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -180,6 +183,8 @@ def make_plan(
             used = 0
         parts[-1].append(i)
         used += count
+    if "pseudonyms" in (adapted or {}):
+        refused = [without_names(row) for row in refused]
     return Plan(name, source, about, settings, videos, refused, parts, adapted or {})
 
 
@@ -205,9 +210,20 @@ def differences(
     """What the plan on disk and this command disagree about, in the user's words."""
     old = {"name": plan.name, "source": plan.source, **plan.about, **asdict(plan.settings)}
     new = {"name": name, "source": source, **about, **asdict(settings)}
-    old, new = old | plan.adapted, new | adapted
     return [
         f"{key.replace('_', '-')} {old.get(key, 'none')} there, {new.get(key, 'none')} now"
         for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ] + adapted_otherwise(plan.adapted, adapted)
+
+
+def adapted_otherwise(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """What was begun and what is asked for now disagree about, of `Plan.adapted`."""
+    words = {"qc": "what --qc leaves out", "pseudonyms": "the key of --pseudonyms"}
+    return [
+        f"{words[key]} is another now"
+        if key in old and key in new
+        else f"--{key} was {'given' if key in old else 'not given'} then"
+        for key in words
         if old.get(key) != new.get(key)
     ]

@@ -13,15 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from data_prep.decisions import LEFT_OUT
 from data_prep.sources import Found, LabelTable, Refused, Times, Video
 from surgjax.errors import UserError
 
 SALT_BYTES = 32
 
 
-def read_salt(path: Path) -> bytes:
-    """The salt in a file, which is made if it is not there. Raises UserError."""
-    if not path.exists():
+def read_salt(path: Path, *, make: bool = False) -> bytes:
+    """The salt in a file; with `make` in a new one if it is not there. Raises UserError."""
+    if make and not path.exists():
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
@@ -33,8 +34,8 @@ def read_salt(path: Path) -> bytes:
         salt = bytes.fromhex(path.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--pseudonyms {path} is no salt; expected {2 * SALT_BYTES} hexadecimal digits, as a "
-            f"file that is not there yet will get"
+            f"--pseudonyms {path} is no salt; expected a file of {2 * SALT_BYTES} hexadecimal "
+            f"digits, as `shards` makes one where none is"
         ) from error
     if len(salt) < SALT_BYTES:
         raise UserError(
@@ -42,6 +43,11 @@ def read_salt(path: Path) -> bytes:
             f"salt can be guessed"
         )
     return salt
+
+
+def without_names(row: Refused) -> Refused:
+    """A row of quarantine.parquet without what may name a file: where it was, and what was odd."""
+    return replace(row, path="", detail=row.detail if row.reason == LEFT_OUT else "")
 
 
 class Pseudonymous:
@@ -55,6 +61,7 @@ class Pseudonymous:
     def __init__(self, source: ModuleType, salt: bytes):
         self._source, self._salt = source, salt
         self._videos: dict[str, Video] = {}
+        self._known: set[str] = set()
         self.fingerprint = hmac.digest(salt, b"surgjax", hashlib.sha256).hex()[:16]
 
     def alias(self, name: str) -> str:
@@ -67,12 +74,12 @@ class Pseudonymous:
 
     def rename(self, name: str) -> str:
         """The new name of a video that was found; others stay, so that an error can name them."""
-        known = {video.video_id for video in self._videos.values()}
-        return self.alias(name) if name in known else name
+        return self.alias(name) if name in self._known else name
 
     def find(self, root: Path, **about) -> Found:
         """As the source's, without its names; those of files stay, for reading them."""
         found, videos = self._source.find(root, **about), []
+        self._known = {row.video_id for row in (*found.videos, *found.refused)}
         for video in found.videos:
             name = self.alias(video.video_id)
             case = f"{video.dataset}/{self.alias(video.case)}"

@@ -8,43 +8,42 @@
     OUT/review.csv        yours to fill in: it goes before every flag, and is never overwritten
     OUT/hashes.parquet    perceptual hashes, for --against of another scan
     OUT/sheets/           the contact sheets
-    OUT/qc.json           settings; there when everything else is
+    OUT/qc.json           settings, sha256 of the tables; there when everything else is
 
 OUT shows what the recordings show: keep it as confidential as they are. A scan that was stopped is
 continued by the same command.
 """
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep import burnt_in, out_of_body, qc_page, review, scan, sources
+from data_prep import burnt_in, decisions, engines, out_of_body, qc_page, review, scan, sources
 from data_prep.folder_lock import LOCK, held
-from data_prep.keyframes import MAX_GAP
-from data_prep.options import add_source_arguments, source_of
+from data_prep.options import add_recording_arguments, check_range, make_folder, source_of
 from data_prep.overlap import Hashes, Match, find_matches
 from data_prep.plan import size_on_disk
-from data_prep.qc_pool import UNFINISHED, result_path, run_scans
+from data_prep.qc_pool import SHEETS, UNFINISHED, result_path, run_scans
 from data_prep.recordings import some
+from data_prep.tables import sha256
 from surgjax.errors import UserError
-from surgjax.files import whole, write_whole
+from surgjax.files import csv_text, whole, write_whole
 
 SCHEMA_VERSION = 1
 DONE, PLAN = "qc.json", f"{UNFINISHED}/plan.json"
 FLAG_SHARE = {"black": 0.1, "frozen": 0.1, "blurred": 0.3, "duplicate": 0.3}
 TABLES = {
-    "videos": "video seconds samples black frozen blurred out_of_body text cuts x0 y0 x1 y1 "
+    "videos": "video seconds samples bytes black frozen blurred out_of_body text cuts x0 y0 x1 y1 "
     "duplicate_of flags unreadable",
     "spans": "video start end flag score",
     "boxes": "video start end x0 y0 x1 y1",
@@ -54,7 +53,7 @@ SAY_EVERY = 30  # seconds between lines of progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source_arguments(parser)
+    add_recording_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the findings")
     parser.add_argument(
         "--every", type=float, default=2.0, help="seconds between samples (default 2)"
@@ -62,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-gap",
         type=float,
-        default=MAX_GAP,
         metavar="S",
-        help="seconds between key frames above which those between are decoded (default 10); less "
-        "misses fewer short looks outside the body, and takes longer",
+        help="seconds between key frames above which those between are decoded (default: twice "
+        "--every); more is faster, and misses looks outside the body that are as long, and text "
+        "that is shown for three times as long",
     )
     parser.add_argument(
         "--out-of-body",
@@ -92,13 +91,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0; raises UserError."""
-    out, workers = args.out, args.workers
+    out = args.out
     if not 0.1 <= args.every <= 60:
         raise UserError(f"--every is {args.every:g}; expected seconds from 0.1 to 60")
+    if args.max_gap is None:
+        args.max_gap = 2 * args.every
     if not args.every <= args.max_gap <= 1e6:
         raise UserError(f"--max-gap is {args.max_gap:g}; expected seconds, at least --every")
-    if workers is not None and not 1 <= workers <= 4096:
-        raise UserError(f"--workers is {workers}; expected 1 to 4096")
+    check_range(args, "workers", 1, 4096)
     name, about = source_of(args.root, args)
     if out.resolve().is_relative_to(args.root.resolve()):
         raise UserError(f"--out {out} lies in --root, whose pictures it would join; give another")
@@ -109,29 +109,15 @@ def main(args: argparse.Namespace) -> int:
     found = sources.load(name).find(args.root, **about)
     for warning in found.warnings:
         print(f"warning: {warning}")
-    plan = _plan(args, name, about, found, others)
-    out.mkdir(parents=True, exist_ok=True)
+    sizes = [size_on_disk(video.path, video.frames_pattern) for video in found.videos]
+    plan = _plan(args, name, about, found, sizes, others)
+    make_folder(out)
     with held(out):
         if not _finished(out, plan):
             write_whole(out / PLAN, json.dumps(plan, indent=1) + "\n")
-            tasks = [
-                {
-                    "out": str(out),
-                    "number": number,
-                    "video_id": video.video_id,
-                    "path": str(video.path),
-                    "below": video.path.relative_to(args.root).as_posix(),
-                    "frames_fps": video.frames_fps,
-                    "frames_pattern": video.frames_pattern,
-                    "every": args.every,
-                    "max_gap": args.max_gap,
-                    "out_of_body": args.out_of_body,
-                }
-                for number, video in enumerate(found.videos)
-            ]
-            run_scans(tasks, workers or len(os.sched_getaffinity(0)), _Progress(len(tasks)))
-            results = [json.loads(result_path(task).read_text("utf-8")) for task in tasks]
-            _write(out, plan, results, found.refused, others)
+            tasks = _tasks(args, found.videos, sizes)
+            run_scans(tasks, args.workers or engines.cores(), _Progress(len(tasks)))
+            _write(out, plan, [_result(task) for task in tasks], found.refused, others)
         else:
             print(f"{out} is finished; the page is written again")
         _summarise(out, qc_page.write(out))
@@ -185,8 +171,15 @@ def duplicates(
     return found
 
 
-def _plan(args: argparse.Namespace, name: str, about: dict, found: sources.Found, others) -> dict:
-    """What decides the findings: qc.json."""
+def _plan(
+    args: argparse.Namespace,
+    name: str,
+    about: dict,
+    found: sources.Found,
+    sizes: list[int],
+    others: list,
+) -> dict:
+    """What decides the findings: qc.json without the digests of the tables."""
     thresholds = {
         word.lower(): value
         for module in (scan, burnt_in, out_of_body)
@@ -194,10 +187,8 @@ def _plan(args: argparse.Namespace, name: str, about: dict, found: sources.Found
         if word.isupper() and isinstance(value, int | float)
     }
     digest = hashlib.sha256()
-    for video in found.videos:
-        digest.update(
-            f"{video.video_id} {size_on_disk(video.path, video.frames_pattern)}\n".encode()
-        )
+    for video, size in zip(found.videos, sizes, strict=True):
+        digest.update(f"{video.video_id} {size}\n".encode())
     return {
         "schema_version": SCHEMA_VERSION,
         "source": name,
@@ -219,8 +210,36 @@ def _plan(args: argparse.Namespace, name: str, about: dict, found: sources.Found
     }
 
 
+def _tasks(args: argparse.Namespace, videos: list[sources.Video], sizes: list[int]) -> list[dict]:
+    """What `qc_pool.scan_one` needs, for each recording."""
+    return [
+        {
+            "out": str(args.out),
+            "number": number,
+            "video_id": video.video_id,
+            "path": str(video.path),
+            "below": video.path.relative_to(args.root).as_posix(),
+            "bytes": size,
+            "frames_fps": video.frames_fps,
+            "frames_pattern": video.frames_pattern,
+            "every": args.every,
+            "max_gap": args.max_gap,
+            "out_of_body": args.out_of_body,
+        }
+        for number, (video, size) in enumerate(zip(videos, sizes, strict=True))
+    ]
+
+
+def _result(task: dict) -> dict:
+    return json.loads(result_path(task).read_text("utf-8"))
+
+
 def _finished(out: Path, plan: dict) -> bool:
-    """Whether the findings are there. Raises UserError when `out` holds something else."""
+    """Whether the findings are there. Raises UserError when `out` holds something else.
+
+    A scan that has measured nothing yet, as after a mistake in the function of --out-of-body, is
+    begun anew.
+    """
     there = next((out / name for name in (DONE, PLAN) if (out / name).exists()), None)
     if there is None:
         strange = sorted(
@@ -237,15 +256,42 @@ def _finished(out: Path, plan: dict) -> bool:
         old = json.loads(there.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{there} is damaged; remove {out} and run again") from error
-    odd = [key for key in plan if old.get(key) != plan[key]]
+    odd = list(_differences(old, plan))
+    if odd and there.name != DONE and not _any_measured(out):
+        for folder in (UNFINISHED, SHEETS):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        return False
     if odd:
         raise UserError(
-            f"{out} is a scan with other {', '.join(odd)}; run the command it was begun with, or "
-            f"give another --out"
+            f"{out} is a scan with other settings or recordings ({'; '.join(odd)}); run the "
+            f"command it was begun with, or give another --out"
         )
     if there.name == DONE:
+        decisions.check_tables(out)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # a stop between the last two steps
     return there.name == DONE
+
+
+def _differences(old: dict, new: dict) -> Iterator[str]:
+    """What two plans disagree about, in the user's words."""
+    for key, value in new.items():
+        there = old.get(key)
+        if there == value:
+            continue
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _differences(there, dict.fromkeys(there) | value)
+        elif key == "recordings":
+            yield "recordings of other names or sizes there"
+        elif key == "against":
+            yield "other --against there"
+        else:
+            old_new = ("none" if known is None else known for known in (there, value))
+            yield "{} {} there, {} now".format(key.replace("_", "-"), *old_new)
+
+
+def _any_measured(out: Path) -> bool:
+    results = (out / UNFINISHED).glob("[0-9]*.json")
+    return any(json.loads(path.read_text("utf-8"))["seconds"] is not None for path in results)
 
 
 def _write(out: Path, plan: dict, results: list[dict], refused: list, others: list) -> None:
@@ -280,27 +326,30 @@ def _write(out: Path, plan: dict, results: list[dict], refused: list, others: li
         reason = f"{row.reason}: {row.detail}"
         rows["videos"].append([row.video_id, *[""] * (columns - 2), reason])
     for table, columns in TABLES.items():
-        write_whole(out / f"{table}.csv", _csv([columns.split(), *rows[table]]))
+        write_whole(out / f"{table}.csv", csv_text([columns.split(), *rows[table]]))
     ids = pa.array([results[i]["video_id"] for i in owner], pa.string())
     with whole(out / "hashes.parquet") as part:
         pq.write_table(pa.table({"video": ids, "t_ms": own.t_ms, "bits": own.bits}), part)
     if not (out / review.FILE).exists():
-        write_whole(out / review.FILE, _csv([review.COLUMNS]))
-    write_whole(out / DONE, json.dumps(plan, indent=1) + "\n")
+        write_whole(out / review.FILE, csv_text([review.COLUMNS]))
+    names = [*(f"{table}.csv" for table in TABLES), "hashes.parquet"]
+    digests = {"tables": {name: sha256(out / name) for name in names}}
+    write_whole(out / DONE, json.dumps(plan | digests, indent=1) + "\n")
     shutil.rmtree(out / UNFINISHED)
 
 
 def _video_row(result: dict, original: str) -> list[str]:
-    shares = result["shares"]
+    shares, size = result["shares"], str(result["bytes"])
     measured = ("black", "frozen", "blurred", "out_of_body", "text")
     flags = [flag for flag in review.QUALITY if shares.get(flag, 0.0) > FLAG_SHARE[flag]]
     if result["unreadable"]:
-        columns = len(TABLES["videos"].split())
-        return [result["video_id"], *[""] * (columns - 2), result["unreadable"]]
+        empty = [""] * (len(TABLES["videos"].split()) - 5)
+        return [result["video_id"], "", "", size, *empty, result["unreadable"]]
     return [
         result["video_id"],
         f"{result['seconds']:.3f}",
         str(result["samples"]),
+        size,
         *(f"{shares[flag]:.4f}" for flag in measured),
         str(result["cuts"]),
         *map(_fraction, result["box"]),
@@ -312,12 +361,6 @@ def _video_row(result: dict, original: str) -> list[str]:
 
 def _fraction(value: float) -> str:
     return f"{value:.5f}"
-
-
-def _csv(rows: list) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _summarise(out: Path, page: Path) -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from data_prep import out_of_body, review
+from data_prep.burnt_in import MIN_SAMPLES, MIN_SECONDS
 from data_prep.contact_sheet import COLOURS, MOST
 from data_prep.qc_pool import sheet_path
 from data_prep.review import FLAGS, PRIVACY, read_findings
@@ -35,8 +36,11 @@ inform. Look at each sheet, then write what you decide into <code>review.csv</co
 stretch: the rows beside the findings are ready to copy; add your name and the date. A row goes
 before every flag: <code>keep</code> keeps what is flagged, <code>drop</code> leaves out what is
 not; empty times mean the whole recording; of two rows about one moment the lower one counts. The
-file is never overwritten. A sheet shows at most {most} samples: what happens between two samples
-is not on it, and was not seen by the scan either.</p>
+file is never overwritten. A sheet shows at most {most} samples.</p>
+<p>What happens between two samples was not seen by the scan either. A look outside the body that
+lasts {look:g} seconds is surely among the samples, and text that is shown for {text:g} seconds is
+so as often as it takes to find it. What is shorter may be missed; a smaller --every misses
+less.</p>
 <p>Frames of the samples: {legend}. Boxes in a sample: text, and in grey the picture
 without its border.</p>"""
 LIMITS = {
@@ -72,10 +76,10 @@ def write(out: Path) -> Path:
         reviews[row.video].append(row)
     legend = ", ".join(f"{_dot(flag)}{_words(flag)}" for flag in FLAGS)
     privacy = " or ".join(map(_words, PRIVACY))
-    scorer = meta["settings"]["out_of_body"]
+    scorer, look, text = meta["settings"]["out_of_body"], *_surely_seen(meta["settings"])
     own = f"<p>Out of the body was judged by {html.escape(scorer)}.</p>"
     body = [
-        INTRODUCTION.format(privacy=privacy, most=MOST, legend=legend),
+        INTRODUCTION.format(privacy=privacy, most=MOST, legend=legend, look=look, text=text),
         LIMITS.get(scorer, own),
         OTHER_LIMITS,
         _overview(videos, findings, reviews),
@@ -89,6 +93,12 @@ def write(out: Path) -> Path:
     title = f"Scan of {len(videos)} recordings of {html.escape(str(meta['dataset']))}"
     write_whole(page, PAGE.format(title=title, body="\n".join(body)))
     return page
+
+
+def _surely_seen(settings: dict) -> tuple[float, float]:
+    """Seconds from which on no look outside and no text falls between the samples."""
+    apart = max(2 * settings["every"], settings["max_gap"])  # the most that two samples are
+    return apart, max(MIN_SAMPLES * apart, MIN_SECONDS + 2 * apart)
 
 
 def _overview(videos: list[dict], findings: dict, reviews: dict) -> str:

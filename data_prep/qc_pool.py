@@ -39,7 +39,7 @@ def scan_one(task: dict) -> None:
     """Result and contact sheet of one recording; of one that cannot be read only the reason.
 
     Raises:
-      UserError: the disk is full, or the out-of-body function returns no scores.
+      UserError: the disk is full, or the out-of-body function fails or returns no scores.
     """
     if result_path(task).exists():
         return
@@ -60,8 +60,7 @@ def _scan_one(task: dict) -> None:
         if not path.is_dir():
             result["names"] += names.in_tags(path)
         samples = keyframes.read_samples(
-            *(path, task["every"], task["frames_fps"], task["frames_pattern"]),
-            max_gap=task["max_gap"],
+            *(path, task["every"], task["max_gap"], task["frames_fps"], task["frames_pattern"])
         )
     except Unreadable as error:
         _fail(task, result, f"{error.reason}: {error.detail}")
@@ -87,8 +86,9 @@ def _empty(task: dict) -> dict:
     found = names.in_name(task["video_id"])
     # A dataset may give a recording a plainer name than its file has.
     found += [finding for finding in names.in_name(task["below"]) if finding not in found]
-    result = {"video_id": task["video_id"], "unreadable": "", "seconds": None, "names": found}
-    return result | {"shares": {}, "spans": [], "texts": [], "t_ms": [], "bits": []}
+    result = {"video_id": task["video_id"], "bytes": task["bytes"], "unreadable": ""}
+    result |= {"seconds": None, "names": found, "shares": {}, "spans": [], "texts": []}
+    return result | {"t_ms": [], "bits": []}
 
 
 def _fail(task: dict, result: dict, reason: str) -> None:

@@ -45,6 +45,11 @@ def read(path: Path, videos: Container[str]) -> list[Review]:
       UserError: naming the first row with an unknown video, decision, time or date, or that nobody
         answers for.
     """
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing, and with it what was decided; put it back, or write one that "
+            f"holds the line {','.join(COLUMNS)} alone"
+        )
     rows = []
     for where, row in read_rows(path, list(COLUMNS)):
         video, decision = row["video"], row["decision"]

@@ -2,8 +2,8 @@
 
 Flags of quality: black, frozen, blurred and duplicate; they inform. Flags of privacy: out_of_body
 and text; what has them is left out of stores unless a person decides otherwise. A sample stands for
-the time until the next one; flags of privacy are widened by a sample on both sides, because what
-happens between two samples is not known.
+the time until the next one, the first one also for the time before; flags of privacy are widened by
+a sample on both sides, because what happens between two samples is not known.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def scan(samples: Samples, scorer: Scorer | None) -> Scan:
     """Everything that is measured on one recording; duplicates take more than one.
 
     Raises:
-      UserError: the scorer returns no scores.
+      UserError: the scorer fails or returns no scores.
     """
     seconds, n = np.array(samples.seconds), len(samples)
     spread = sorted({round(i) for i in np.linspace(0, n - 1, min(PROBES, n))})
@@ -90,18 +90,18 @@ def scan(samples: Samples, scorer: Scorer | None) -> Scan:
     scores = np.zeros(n, np.float32)
     if scorer is not None:
         scores = score(scorer, (samples[i] for i in range(n)))
-    flagged["out_of_body"] = widened(outside(scores))
+    flagged["out_of_body"] = widened(outside(scores, seconds, samples.every))
     texts = find_text(samples.seconds, samples.grey)
     within = [(text.start <= seconds) & (seconds <= text.end) for text in texts]
     flagged["text"] = widened(np.any([np.zeros(n, bool), *within], axis=0))
 
-    ends = np.append(seconds[1:], samples.length)
+    starts, ends = np.append(0.0, seconds[1:]), np.append(seconds[1:], samples.length)
     spans, shares = [], {}
     for flag, mask in flagged.items():
-        shares[flag] = float((ends - seconds)[mask].sum() / samples.length)
+        shares[flag] = float((ends - starts)[mask].sum() / samples.length)
         for a, b in runs(mask):
             height = float(scores[a:b].max()) if flag == "out_of_body" else 1.0
-            spans.append(Span(float(seconds[a]), float(ends[b - 1]), flag, height))
+            spans.append(Span(float(starts[a]), float(ends[b - 1]), flag, height))
     hashed = [i for i in range(n) if measures["hashed"][i]]
     return Scan(
         samples.length,
@@ -109,7 +109,7 @@ def scan(samples: Samples, scorer: Scorer | None) -> Scan:
         shares,
         np.flatnonzero(measures["distance"] > CUT).tolist(),
         sorted(spans, key=lambda span: (span.start, span.flag)),
-        [_around(text, seconds, ends, samples) for text in texts],
+        [_around(text, starts, ends, samples) for text in texts],
         flagged,
         np.round(1000 * seconds[hashed]).astype(np.int64),
         measures["bits"][hashed],
@@ -205,13 +205,13 @@ def picture_box(
     return x0, y0, x1, y1
 
 
-def _around(text: TextBox, seconds: np.ndarray, ends: np.ndarray, samples: Samples) -> TextBox:
+def _around(text: TextBox, starts: np.ndarray, ends: np.ndarray, samples: Samples) -> TextBox:
     """Half a line larger on all sides, and a sample longer, so that covering it covers all."""
-    a, b = np.searchsorted(seconds, (text.start, text.end))
+    a, b = np.searchsorted(samples.seconds, (text.start, text.end))
     high = (text.y1 - text.y0) / 2
     wide = high * samples.height / samples.width
     return TextBox(
-        float(seconds[max(0, a - 1)]),
+        float(starts[max(0, a - 1)]),
         float(ends[min(len(ends) - 1, b + 1)]),
         max(0.0, text.x0 - wide),
         max(0.0, text.y0 - high),

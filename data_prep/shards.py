@@ -25,6 +25,7 @@ from data_prep.options import (
     add_codec_arguments,
     add_source_arguments,
     check_range,
+    make_folder,
     settings_of,
     source_of,
 )
@@ -34,6 +35,7 @@ from data_prep.plan import (
     PLAN,
     Plan,
     Settings,
+    adapted_otherwise,
     differences,
     make_plan,
     probe_all,
@@ -125,11 +127,11 @@ def main(args: argparse.Namespace) -> int:
         found = replace(found, videos=found.videos[: args.limit])
     for warning in found.warnings:
         print(f"warning: {warning}")
-    out.mkdir(parents=True, exist_ok=True)
     captioned = captions.reader(source, root, args.captions)
-    decided = _decisions(args, source, found)
+    decided = _decisions(args, name, about, source, found)
     if decided is not None:
         adapted["qc"] = decisions.digest(decided)
+    make_folder(out)
     work = _Work(args, root, out, settings, name, about, adapted, source, found, captioned, decided)
     try:
         with engines.requeued():
@@ -232,14 +234,15 @@ def _begin(work: _Work) -> Plan | None:
     )
     if not plan.videos:
         quarantine_only(out, plan.refused)
+    shutil.rmtree(out / PARTS, ignore_errors=True)  # of a plan that is gone
     plan.write(out)
     return plan
 
 
 def _jobs(work: _Work, plan: Plan, position: int = 0, count: int = 1) -> list[dict]:
     """The share of one of `count` processes; with absolute paths, for other machines."""
-    at_once = min(work.args.workers or _cores(), math.ceil(len(plan.parts) / count))
-    threads = _cores() if at_once == 1 else 1  # of one part at a time, threads decode
+    at_once = min(work.args.workers or engines.cores(), math.ceil(len(plan.parts) / count))
+    threads = engines.cores() if at_once == 1 else 1  # of one part at a time, threads decode
     jobs = tasks(plan, work.root.absolute(), work.out.absolute(), threads)
     return engines.share(jobs, position, count)
 
@@ -247,12 +250,9 @@ def _jobs(work: _Work, plan: Plan, position: int = 0, count: int = 1) -> list[di
 def _write(work: _Work, jobs: list[dict]) -> None:
     with engines.Progress(engines.frames(jobs)) as progress:
         in_this_process = work.args.workers == 1
-        engines.local(jobs, None if in_this_process else work.args.workers or _cores(), progress)
-
-
-def _cores() -> int:
-    """Those of the array task under SLURM, where a process may see all of the machine."""
-    return int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+        engines.local(
+            jobs, None if in_this_process else work.args.workers or engines.cores(), progress
+        )
 
 
 def _merge(work: _Work, plan: Plan) -> int:
@@ -278,8 +278,6 @@ def _merge(work: _Work, plan: Plan) -> int:
 def _check(args: argparse.Namespace) -> tuple[Path, Path, Settings]:
     check_range(args, "workers", 1, 4096)
     check_range(args, "limit", 1, 10**9)
-    if args.frames_fps is not None and not 0 < args.frames_fps <= 1000:
-        raise UserError(f"--frames-fps is {args.frames_fps:g}; expected a number such as 1 or 25")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; expected a new or empty folder")
     if args.beam_options is not None and args.engine != "beam":
@@ -293,11 +291,15 @@ def _pseudonymous(source: ModuleType, name: str, salt: Path) -> Pseudonymous:
             f"--pseudonyms is for your own videos; the names of {name} are public, and needed to "
             f"keep its test cases out of training"
         )
-    return Pseudonymous(source, read_salt(salt))
+    return Pseudonymous(source, read_salt(salt, make=True))
 
 
 def _decisions(
-    args: argparse.Namespace, source: ModuleType | Pseudonymous, found: sources.Found
+    args: argparse.Namespace,
+    name: str,
+    about: dict,
+    source: ModuleType | Pseudonymous,
+    found: sources.Found,
 ) -> dict[str, Decision] | None:
     """What --qc says of every video, by the name it has in the store. Raises UserError."""
     if args.qc is None:
@@ -308,6 +310,7 @@ def _decisions(
             )
         return None
     by_name = decisions.read(args.qc, args.crop_borders, args.cover_text)
+    decisions.check_source(args.qc, name, about)
     names = getattr(source, "names", {})
     wanted = {video.video_id: names.get(video.video_id, video.video_id) for video in found.videos}
     if missing := sorted(name for name in wanted.values() if name not in by_name):
@@ -315,10 +318,25 @@ def _decisions(
             f"--qc {args.qc} has not seen {len(missing)} of {len(wanted)} videos "
             f"({some(missing)}); run `python -m data_prep qc` with the same --root again"
         )
+    sizes = decisions.sizes(args.qc)
+    changed = [
+        wanted[video.video_id]
+        for video in found.videos
+        if sizes[wanted[video.video_id]] not in (None, _size(video))
+    ]
+    if changed:
+        raise UserError(
+            f"{some(changed)} changed after `python -m data_prep qc` looked at them; scan again "
+            f"into another folder"
+        )
     decided = {name: by_name[old] for name, old in wanted.items()}
     touched = sum(bool(decision.left_out) for decision in decided.values())
     print(f"{args.qc}: frames of {touched} of {len(decided)} videos are left out")
     return decided
+
+
+def _size(video: sources.Video) -> int:
+    return size_on_disk(video.path, video.frames_pattern)
 
 
 def _already_there(work: _Work) -> None:
@@ -342,13 +360,9 @@ def _already_there(work: _Work) -> None:
     ]
     if (source["source"], source["about"]) != (name, about):
         odd.append(f"source {source['source']} {source['about']} there, {name} {about} now")
-    odd += [
-        f"--{key} {'other' if key in source.get('adapted', {}) else 'none'} there"
-        for key in source.get("adapted", {}).keys() | work.adapted.keys()
-        if source.get("adapted", {}).get(key) != work.adapted.get(key)
-    ]
+    odd += adapted_otherwise(source.get("adapted", {}), work.adapted)
     new = {video.video_id for video in found.videos} | {row.video_id for row in found.refused}
-    if ids != new:
+    if ids != new and not odd:
         odd.append(f"{len(ids)} videos there, {len(new)} now")
     if odd:
         raise UserError(
@@ -371,11 +385,7 @@ def _check_same(work: _Work, plan: Plan, store_name: str) -> None:
     if old.keys() != new.keys():
         odd.append(f"{len(old)} videos there, {len(new)} now")
     changed = [
-        k
-        for k, size in old.items()
-        if size is not None
-        and new.get(k)
-        and size != size_on_disk(new[k].path, new[k].frames_pattern)
+        k for k, size in old.items() if size is not None and new.get(k) and size != _size(new[k])
     ]
     if changed:
         odd.append(f"{changed[0]} has another size than when it was planned")

@@ -27,7 +27,7 @@ def write_videos(path: Path, rows: list[dict], splits: list[str]) -> None:
     columns = {name: pa.type_for_alias(kind) for name, kind in VIDEO_COLUMNS.items()}
     columns |= {f"split_{name}": pa.string() for name in splits}
     columns |= {name: pa.bool_() for name in rows[0] if name.startswith("qc_")}
-    columns |= {name: pa.float64() for name in rows[0] if name == "psnr"}
+    columns |= {name: pa.float64() for name in rows[0] if name.startswith("psnr")}
     _write(path, rows, pa.schema(columns))
 
 

@@ -16,7 +16,9 @@ import simplejpeg
 from array_record.python import array_record_module
 
 from data_prep import captions, decisions, sources, tables
+from data_prep.encoding import decibels, squared_error
 from data_prep.merge import EDITS
+from data_prep.plan import PARTS, PLAN
 from data_prep.pseudonyms import Pseudonymous, read_salt
 from data_prep.sources import Times
 from data_prep.video import Seen, Unreadable, kept_frames
@@ -26,7 +28,7 @@ from surgjax.data.store import Store, open_store
 from surgjax.errors import DAMAGE, UserError
 
 DECODED = 500  # records decoded of each shard, evenly spaced
-BELOW_MEAN = 6.0  # dB that a frame of x264 may lie below the mean of its video
+SLACK = 1.0  # dB, for the same reason, of x264: its frames are compared with the recording's
 SAME_PSNR = 35.0  # dB; other versions of the decoder change pixels slightly, other frames much more
 
 
@@ -49,6 +51,11 @@ def main(args: argparse.Namespace) -> int:
             f"no store at {args.store}: store.json is missing; give the --out of "
             f"`python -m data_prep shards`, and run that command again if it was interrupted"
         )
+    for option in ("against_source", "seed"):
+        if getattr(args, option) < 0:
+            raise UserError(
+                f"--{option.replace('_', '-')} is {getattr(args, option)}; expected 0 or more"
+            )
     damage = list(check_store(args.store))
     compared = 0
     if args.against_source and not damage:
@@ -83,6 +90,9 @@ def check_store(path: Path) -> Iterator[str]:
         raise UserError(
             f"{path} has schema {version}, newer than {SCHEMA_VERSION}; update surgjax to read it"
         )
+    for left in (PLAN, PARTS):
+        if (path / left).exists():
+            yield f"{left} is left of an interrupted run; the same `shards` command removes it"
     damaged = False
     for name, digest in digests.items():
         if problem := _digest_problem(path / name, digest):
@@ -268,9 +278,7 @@ def _compare(store, video, name, wanted, source, root, recording, labels, edits)
         frames.close()
     except Unreadable as error:
         return [f"{name}: the recording cannot be read any more ({error.reason})"]
-    lowest = SAME_PSNR
-    if store.codec == "x264":
-        lowest = store.videos["psnr"][video] - BELOW_MEAN
+    lowest = SAME_PSNR if store.codec == "jpeg" else store.videos["psnr_lowest"][video] - SLACK
     for position, ours in stored.items():
         where = f"{name}, frame {position} at {t_ms[position]} ms"
         if position not in made:
@@ -280,7 +288,7 @@ def _compare(store, video, name, wanted, source, root, recording, labels, edits)
         if store.codec == "jpeg":
             theirs = simplejpeg.encode_jpeg(theirs, settings["quality"], "RGB", "420")
             theirs = simplejpeg.decode_jpeg(theirs, fastdct=True, fastupsample=True)
-        if ours.shape != theirs.shape or psnr(ours, theirs) < lowest:
+        if ours.shape != theirs.shape or decibels(squared_error(ours, theirs)) < lowest:
             problems.append(f"{where}: other picture than the recording's")
         if t_ms[position] != made[position].t_ms:
             problems.append(f"{where}: at {made[position].t_ms} ms in the recording")
@@ -306,9 +314,3 @@ def _labels_at(columns: dict, video: int, t_ms: np.ndarray) -> dict[int, np.ndar
     some = (columns["video"] == video) & np.isin(columns["t_ms"], t_ms)
     values = columns["label"] if "label" in columns else columns["values"]
     return {int(columns["t_ms"][i]): values[i] for i in np.flatnonzero(some)}
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures of one shape, decibels."""
-    error = np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)
-    return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))

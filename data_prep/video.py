@@ -48,6 +48,7 @@ REFUSED_FORMATS = frozenset(
 LENGTH_IN_HEADER = frozenset(
     {"asf", "avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mxf"}
 )
+LENGTH_IS_END = frozenset({"asf", "matroska,webm", "nut"})  # of a clock that may start late
 MAX_PIXELS = 2**27  # larger frames are an attack or a mistake
 MAX_DAMAGED = 0.05  # share of frames that may be missing or broken before a recording is refused
 
@@ -281,10 +282,12 @@ def _declared_seconds(container, stream) -> float | None:
     rate = stream.average_rate or stream.guessed_rate
     if container.format.name == "avi" and stream.frames and rate:
         return stream.frames / float(rate)  # FFmpeg cuts the other lengths to what the file holds
+    is_end = container.format.name in LENGTH_IS_END and stream.start_time
+    start = float(stream.start_time * stream.time_base) if is_end else 0.0
     lengths = [
         stream.frames / float(rate) if stream.frames and rate else None,
-        float(stream.duration * stream.time_base) if stream.duration else None,
-        container.duration / av.time_base if container.duration else None,
+        float(stream.duration * stream.time_base) - start if stream.duration else None,
+        container.duration / av.time_base - start if container.duration else None,
     ]
     return min((x for x in lengths if x and x > 0), default=None)
 

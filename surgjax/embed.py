@@ -129,15 +129,19 @@ def embed(
     held_out = int(pc.sum(table["held_out"]).as_py() or 0)
     if not keep_held_out:
         table = table.filter(pc.invert(table["held_out"]))
+    empty = len(table) - int(pc.sum(table["is_stored"]).as_py() or 0)
+    table = table.filter(table["is_stored"]).drop_columns(["is_stored"])
     count, says, about = len(table), "flagged" if keep_held_out else "left out", encoder.about
     print(
         f"{about['model']} ({about['family']}): {encoder.clip.frames} frames of "
         f"{encoder.clip.size} pixels, {about['pool']}, pixels {about['pixels']}\n"
-        f"{count:,} clips; {held_out:,} of held-out cases are {says}",
+        f"{count:,} clips; {held_out:,} of held-out cases are {says}"
+        f"{f'; {empty:,} without stored frames are left out' if empty else ''}",
         flush=True,
     )
     if not count:
-        raise UserError("all clips are of held-out cases; give another store, or --keep-held-out")
+        why = f"all clips are of held-out cases{' or without stored frames' if empty else ''}"
+        raise UserError(f"{why}; give another store, or --keep-held-out")
     settings = about | {
         "dim": encoder.dim,
         "stores": {store.name: _sha256(store.path / "store.json") for store in stores},
@@ -178,7 +182,8 @@ def embed(
 
 def clip_table(stores: Sequence[Store]) -> pa.Table:
     """All clips of the stores, in the order of their clips.parquet: the columns of
-    `surgjax.features.COLUMNS`, and `number` of the store and `video` row of videos.parquet.
+    `surgjax.features.COLUMNS`, `number` of the store and `video` row of videos.parquet, and
+    `is_stored`, whether the clip has a frame there.
 
     Raises:
       UserError: a store without clips, clips of videos it does not have, or two of one name.
@@ -207,6 +212,8 @@ def clip_table(stores: Sequence[Store]) -> pa.Table:
         # clips.csv may name a video that could not be read; it is in quarantine.parquet
         clips, video = clips.filter(pc.is_valid(video)), video.drop_null()
         case = store.column("case").take(video.combine_chunks())
+        span_ms = np.stack([clips["start_ms"].to_numpy(), clips["end_ms"].to_numpy()], axis=1)
+        first, end = store.frames_in(video.to_numpy(), span_ms).T
         columns = {
             "store": pa.array([store.name] * len(clips), pa.string()),
             "video_id": clips["video_id"],
@@ -217,6 +224,7 @@ def clip_table(stores: Sequence[Store]) -> pa.Table:
             "held_out": pc.is_in(case, value_set=held_out),
             "number": pa.array(np.full(len(clips), number, np.int32)),
             "video": video,
+            "is_stored": pa.array(first < end),
         }
         tables.append(pa.table(columns))
     return pa.concat_tables(tables)

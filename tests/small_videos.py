@@ -1,12 +1,17 @@
 """Small recordings of every kind, made with PyAV, for the tests of data_prep."""
 
+import csv
+import hashlib
+import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pyarrow.parquet as pq
 
+from data_prep import review
 from data_prep.__main__ import main
+from data_prep.qc import TABLES
 
 
 def picture(i: int, width: int = 96, height: int = 64) -> np.ndarray:
@@ -112,6 +117,28 @@ def shards(videos: Path, out: Path, *options: str, workers: int = 1) -> int:
     """`python -m data_prep shards` in this process."""
     common = ["shards", "--videos", str(videos), "--out", str(out), "--workers", str(workers)]
     return main([*common, *options])
+
+
+def findings(qc: Path, videos: list[list], spans: list[list], boxes: list[list]) -> None:
+    """A folder as `data_prep qc` leaves it; rows in the order of its columns."""
+    qc.mkdir(parents=True, exist_ok=True)
+    columns = {name: words.split() for name, words in TABLES.items()}
+    digests = {}
+    for name, given in {"videos": videos, "spans": spans, "boxes": boxes}.items():
+        with (qc / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns[name], *given])
+        data = (qc / f"{name}.csv").read_bytes()
+        digests[f"{name}.csv"] = hashlib.sha256(data).hexdigest()
+    meta = {"schema_version": 1, "source": "folder", "about": {}, "tables": digests}
+    (qc / "qc.json").write_text(json.dumps(meta))
+    reviews(qc)
+
+
+def reviews(qc: Path, *rows: list) -> None:
+    """review.csv; rows without reviewer and date."""
+    with (qc / "review.csv").open("w", newline="") as file:
+        lines = [[*row, "Dr A", "2026-05-31"] for row in rows]
+        csv.writer(file, lineterminator="\n").writerows([review.COLUMNS, *lines])
 
 
 def rows(store: Path, table: str) -> list[dict]:

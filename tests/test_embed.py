@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import losses, tiny
-from small_videos import contents
+from small_videos import contents, findings, shards, write_video
 
 from data_prep.__main__ import main as prepare
 from surgjax import build, embed
@@ -174,6 +174,29 @@ def test_every_clip_is_there_once_but_held_out_ones(cut, encoder, whole, tmp_pat
     flags = [row["video_id"] not in used for row in clips_of(cut)]
     assert kept.clips["held_out"].to_pylist() == flags
     np.testing.assert_allclose(kept.values[~np.array(flags)], found.values, atol=1e-5)
+
+
+def test_clips_whose_frames_were_left_out_are_counted(encoder, tmp_path, capsys):
+    """10 s at 5 frames/s without 2 to 6 s: a clip there has no vector, one behind it has its own
+    frames."""
+    size = write_video(tmp_path / "v" / "a.mp4", 50, rate=5).stat().st_size
+    lines = ["video_id,start_ms,end_ms", "a,0,1000", "a,3000,4000", "a,7000,8000"]
+    (tmp_path / "v" / "clips.csv").write_text("\n".join(lines) + "\n")
+    row = ["a", "10.000", 9, size, *[0] * 6, 0, 0, 1, 1, "", "", ""]
+    findings(tmp_path / "qc", [row], [["a", "2.000", "6.000", "out_of_body", "1"]], [])
+    shards(tmp_path / "v", tmp_path / "s", "--fps", "5", "--qc", str(tmp_path / "qc"))
+    store = open_store(tmp_path / "s")
+    embed.embed(encoder, [store], tmp_path / "out", batch_size=8)
+    assert "2 clips; 0 of held-out cases are left out; 1 without stored frames are left out" in (
+        capsys.readouterr().out
+    )
+    found = read_features(tmp_path / "out")
+    assert found.clips["start_ms"].to_pylist() == [0, 7000]
+    for vector, start in zip(found.values, (0, 7000), strict=True):
+        times = [start + 200 * i for i in (0, 1, 3, 4)]  # the middle of four parts of five frames
+        frames = decode_frames(store, 0, store.frames_at(0, times), encoder.clip)
+        expected = encoder.apply(encoder.params, jax.numpy.asarray(frames[None]))
+        np.testing.assert_allclose(vector, expected[0], atol=1e-5)
 
 
 def test_a_case_held_out_under_another_name_is_held_out(cut, tmp_path):

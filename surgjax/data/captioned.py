@@ -37,8 +37,9 @@ class Captions:
       text_preprocess: texts go through `clean`.
       min_duration, max_duration: seconds; a span is longer than the first and at most the second.
       clips: "centred", a clip at the clip's stride in the middle of the span, moved to lie within
-        the video; or "spread", one frame from each of as many equal parts of the span as the clip
-        has frames: a random one of the part in training, the middle one in evaluation.
+        the video and on one side of frames that were left out; or "spread", one frame from each of
+        as many equal parts of the span's stored frames as the clip has frames: a random one of the
+        part in training, the middle one in evaluation.
 
     Raises:
       UserError: a value that is none of those.
@@ -152,6 +153,9 @@ def choose(store: Store, videos: Bool[np.ndarray, "v"], options: Captions) -> Ch
         dropped[reason] = int((keep & ~passed).sum())
         keep &= passed.astype(bool)
     span = np.stack([table["start_ms"], table["end_ms"]], axis=1)
+    first, end = store.frames_in(table["video"][keep], span[keep]).T
+    dropped["without stored frames"] = int((first == end).sum())
+    keep[keep] = first < end
     columns = {name: table[name][keep] for name in ("caption_id", "level", "video")}
     return Chosen(**columns, span_ms=span[keep], text=texts[keep], dropped=dropped)
 
@@ -181,30 +185,24 @@ def frames_of(
 
     Args:
       crop_seed: of the random frames of "spread"; None takes the middle ones.
+
+    Raises:
+      ValueError: no frame of the span is stored.
     """
     video, count = int(video), clip.frames
-    first, end = _span_frames(store, video, span_ms)
-    last = int(store.frames[video]) - 1
+    first, end = map(int, store.frames_in([video], [span_ms])[0])
+    if first == end:
+        raise ValueError(f"{store.video_id(video)} has no stored frame in {tuple(span_ms)} ms")
     if options.clips == "spread":
         place = 0.5 if crop_seed is None else rng_of(crop_seed).random(count)
         parts = first + (np.arange(count) + place) / count * (end - first)
         return np.minimum(parts.astype(np.int64), end - 1)
     stride = clip.stride_in(store, video)
     length = (count - 1) * stride
-    start = max(0, min((first + end - 1 - length) // 2, last - length))
-    return np.minimum(start + stride * np.arange(count, dtype=np.int64), last)
-
-
-def _span_frames(store: Store, video: int, span_ms) -> tuple[int, int]:
-    """Stored frames [first, end) on screen in a span, at least one."""
-    if "qc_variable_rate" in store.videos and store.videos["qc_variable_rate"][video]:
-        first, end = (store.frames_before(video, t) for t in span_ms)
-    else:
-        fps = float(store.videos["stored_fps"][video])
-        first, end = (int(np.ceil(round(t * fps / 1000, 6))) for t in span_ms)
-    frames = int(store.frames[video])
-    first = min(first, frames - 1)
-    return first, min(max(end, first + 1), frames)
+    middle = (first + end - 1) // 2
+    low, high = next(part for part in store.stretches(video) if middle < part[1])
+    start = max(low, min((first + end - 1 - length) // 2, high - 1 - length))
+    return np.minimum(start + stride * np.arange(count, dtype=np.int64), high - 1)
 
 
 class CaptionedPlan(Plan):

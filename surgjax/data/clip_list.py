@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from surgjax.data.plan import SPAN
+from surgjax.data.plan import SPAN, whole_videos
 from surgjax.data.store import Store
 from surgjax.errors import UserError, nearest
 
@@ -21,8 +21,9 @@ CLIP_LIST = {
 
 
 def read_clip_list(path: Path, stores: list[Store]) -> list[np.ndarray]:
-    """The spans that a curated list names in each store, dtype plan.SPAN (n,); all of a store that
-    it does not name, as of a clinical core that is used whole.
+    """The spans that a curated list names in each store, dtype plan.SPAN (n,), with first == end
+    where no frame is stored; all of a store that it does not name, as of a clinical core that is
+    used whole.
 
     Args:
       path: Parquet with the columns store (its name), video_id, start_ms, end_ms and weight (turns
@@ -74,16 +75,9 @@ def read_clip_list(path: Path, stores: list[Store]) -> list[np.ndarray]:
     return [
         _spans_of(store, table.filter(pc.equal(table["store"], store.name)), path)
         if store.name in listed
-        else _whole_videos(store)
+        else whole_videos(store)
         for store in stores
     ]
-
-
-def _whole_videos(store: Store) -> np.ndarray:
-    """A span for each video, with a turn for each of its frames, as in a run without list."""
-    spans = np.zeros(len(store), SPAN)
-    spans["video"], spans["end"], spans["weight"] = range(len(store)), store.frames, store.frames
-    return spans
 
 
 def _spans_of(store: Store, table: pa.Table, path: Path) -> np.ndarray:
@@ -101,7 +95,7 @@ def _spans_of(store: Store, table: pa.Table, path: Path) -> np.ndarray:
         )
     video = video.to_numpy()
     span_ms = np.stack([table["start_ms"].to_numpy(), table["end_ms"].to_numpy()], axis=1)
-    frames = _frames_on_screen(store, video, span_ms)
+    frames = store.frames_in(video, span_ms)
     if (late := frames[:, 0] > store.frames[video]).any():
         row = int(late.argmax())
         raise UserError(
@@ -111,21 +105,5 @@ def _spans_of(store: Store, table: pa.Table, path: Path) -> np.ndarray:
         )
     spans = np.zeros(len(video), SPAN)
     spans["video"], spans["weight"] = video, table["weight"].to_numpy()
-    spans["first"] = np.minimum(frames[:, 0], store.frames[video] - 1)
-    spans["end"] = frames[:, 1].clip(spans["first"] + 1, store.frames[video])
+    spans["first"], spans["end"] = frames.T
     return spans
-
-
-def _frames_on_screen(store: Store, video: np.ndarray, span_ms: np.ndarray) -> np.ndarray:
-    """Stored frames (n, 2) of spans in milliseconds: the first, and the one after the last."""
-    fps = store.videos["stored_fps"][video].astype(np.float64)
-    frames = np.ceil(np.round(span_ms * fps[:, None] / 1000, 6)).astype(np.int64)
-    if "qc_variable_rate" in store.videos:  # there, rate and time do not give the number
-        found: dict[tuple[int, int], int] = {}
-        for i in np.flatnonzero(store.videos["qc_variable_rate"][video].astype(bool)):
-            for side in (0, 1):
-                at = int(video[i]), int(span_ms[i, side])  # neighbours share one
-                if at not in found:
-                    found[at] = store.frames_before(*at)
-                frames[i, side] = found[at]
-    return frames

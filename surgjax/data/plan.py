@@ -6,7 +6,8 @@ numbered video by video and store by store, and a number is turned into (store, 
 search in cumulative counts. Each store is passed in a new random order every epoch, the next epoch
 begins when every sample was delivered, and the stores take turns by exact quotas, so the position
 of a run is the step and nothing else. Of a curated list of clips, samples are the starts inside the
-clips, and an epoch gives every clip as many turns as its weight.
+clips, and an epoch gives every clip as many turns as its weight. No sample reaches over a place
+where frames were left out of the store.
 """
 
 import math
@@ -32,6 +33,8 @@ ROW = np.dtype(
 )
 # Stored frames [first, end) of a video (row of videos.parquet) and its turns in an epoch, above 0.
 SPAN = np.dtype([("video", "i4"), ("first", "i8"), ("end", "i8"), ("weight", "f8")])
+# With the frames [low, high) around it that a clip may show.
+_PART = np.dtype([*SPAN.descr, ("low", "i8"), ("high", "i8")])
 
 # First words of the hash keys, so that no two uses of a seed share a stream.
 _ORDER, _SHUFFLE, _CROP, _OFFSET, _START = 1, 2, 3, 4, 5
@@ -227,12 +230,10 @@ class Plan:
 
     def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
         """The samples of one store."""
-        strides = self.clip.strides(store)
-        grid = _grid(store, strides)
-        counts = np.where(mask, store.frames - (self.clip.frames - 1) * strides, 0)
-        videos = np.flatnonzero(counts > 0)
-        first, counts = np.zeros(len(videos), np.int64), -(-counts // grid)
-        return _Samples(videos, first, counts[videos], strides[videos], grid[videos])
+        spans = whole_videos(store, mask)
+        columns = _starts(store, self.clip, *(spans[name] for name in ("video", "first", "end")))
+        fits = columns[1] > 0
+        return _Samples(spans["video"][fits], *(column[fits] for column in columns))
 
     def _again(self, rows: int) -> np.ndarray:
         """What tells the repeats of a sample apart in `index`, int64 (rows,)."""
@@ -263,16 +264,17 @@ class CuratedPlan(Plan):
     """The order of a run on chosen spans of time alone.
 
     A sample is a start at which the whole clip lies inside a span. A span shorter than a clip has
-    one, which centres the clip on it, moved to lie within the video. In an epoch of a store every
-    span has as many turns as its weight, each at a random start. Weights that are no whole numbers
-    are rounded up or down, in every epoch anew, so that their sums over epochs are right
+    one, which centres the clip on it, moved to lie within the video. What is before and after
+    left-out frames counts as two spans, with a share of the weight each. In an epoch of a store
+    every span has as many turns as its weight, each at a random start. Weights that are no whole
+    numbers are rounded up or down, in every epoch anew, so that their sums over epochs are right
     (systematic sampling: Madow 1949, "On the theory of systematic sampling, II"). Weights with a
     mean below one are scaled to a mean of one, so that an epoch has a turn a span or more.
 
     Args:
       stores, masks, clip, batch_size, seed, clips_per_window, repeats: as in `Plan`.
       weights: "" for stores in proportion to their turns in an epoch, or one number a store.
-      spans: of each store, dtype SPAN (n,).
+      spans: of each store, dtype SPAN (n,); not used where first == end.
 
     Attributes:
       videos: bool (videos,) of each store, those that are drawn from.
@@ -295,26 +297,28 @@ class CuratedPlan(Plan):
         clips_per_window: int = 1,
         repeats: int = 1,
     ):
-        dropped, kept = {"of held-out cases": 0, "of videos shorter than a clip": 0}, []
+        reasons = "of held-out cases", "of videos shorter than a clip", "without stored frames"
+        dropped, kept = np.zeros(len(reasons), np.int64), []
         for store, mask, given in zip(stores, masks, spans, strict=True):
-            fits = store.frames > (clip.frames - 1) * clip.strides(store)
-            for reason, passes in zip(dropped, (mask, fits), strict=True):
-                passed = passes[given["video"]]
-                dropped[reason] += int((~passed).sum())
-                given = given[passed]
-            if not len(given):
+            allowed, stored = mask[given["video"]], given["first"] < given["end"]
+            parts = _parts(store, given[allowed & stored])
+            around = (parts[name] for name in ("video", "low", "high"))
+            fits = _starts(store, clip, *around)[1] > 0
+            dropped += (~allowed).sum(), (~fits).sum(), (allowed & ~stored).sum()
+            if not fits.any():
                 raise UserError(
                     f"data.clips leaves no clip of {store.path} to train on: they are all of "
-                    f"held-out cases or of videos shorter than {clip.frames} frames at stride "
-                    f"{clip.stride}; list others, or leave the store out of both"
+                    f"held-out cases, without stored frames, or of videos shorter than "
+                    f"{clip.frames} frames at stride {clip.stride}; list others, or leave the "
+                    f"store out of both"
                 )
-            kept.append(given)
+            kept.append(parts[fits])
         self.videos = [
             np.isin(np.arange(len(s)), k["video"]) for s, k in zip(stores, kept, strict=True)
         ]
         self._weight_ends = [np.cumsum(k["weight"]) for k in kept]
         self._turns = [max(round(float(ends[-1])), len(ends)) for ends in self._weight_ends]
-        unused = ", ".join(f"{n} {reason}" for reason, n in dropped.items())
+        unused = ", ".join(f"{n} {why}" for n, why in zip(dropped, reasons, strict=True))
         self.report = f"{sum(map(len, self._weight_ends))} clips; not used: {unused}"
         super().__init__(
             *(stores, kept, clip, batch_size, seed),  # kept: in place of masks
@@ -329,14 +333,12 @@ class CuratedPlan(Plan):
         return sum(self._turns) / self.batch_size
 
     def _numbered(self, store: Store, mask: np.ndarray) -> "_Samples":
-        video, first, end = (mask[name] for name in ("video", "first", "end"))
-        strides = self.clip.strides(store)[video]
-        grid = _grid(store, strides)
-        first = -(-first // grid) * grid
+        video, first, end, low, high = (mask[n] for n in ("video", "first", "end", "low", "high"))
+        starts, counts, strides, grid = _starts(store, self.clip, video, first, end)
         length = (self.clip.frames - 1) * strides
-        centred = np.clip((first + end - 1 - length) // 2, 0, store.frames[video] - 1 - length)
-        counts = -(-(end - first - length) // grid)
-        starts = np.where(counts > 0, first, centred // grid * grid)
+        lowest = -(-low // grid) * grid
+        centred = np.clip((starts + end - 1 - length) // 2, lowest, high - 1 - length)
+        starts = np.where(counts > 0, starts, centred // grid * grid)
         return _Samples(video, starts, np.maximum(counts, 1), strides, grid)
 
     def _nth_sample(self, store: int, nth: np.ndarray) -> np.ndarray:
@@ -348,6 +350,48 @@ class CuratedPlan(Plan):
         points = (turn + (offset + 0.5) / 2**24) * (ends[-1] / turns)
         span = np.searchsorted(ends, points, side="right").clip(max=len(ends) - 1)
         return self._samples[store].random(span, hash_words(self.seed, _START, store, nth))
+
+
+def whole_videos(store: Store, mask: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """A span for each video of a mask, with a turn for each of its frames, dtype SPAN (n,); one for
+    each part of a video that frames were left out of."""
+    videos = np.arange(len(store), dtype=np.int32)[mask]
+    spans = np.zeros(len(videos), SPAN)
+    spans["video"] = videos
+    spans["end"] = spans["weight"] = store.frames[videos]
+    return _parts(store, spans)[list(SPAN.names)].astype(SPAN)
+
+
+def _parts(store: Store, spans: np.ndarray) -> np.ndarray:
+    """Spans, in parts where frames were left out inside them, dtype _PART (n,)."""
+    parts = np.zeros(len(spans), _PART)
+    parts[list(SPAN.names)] = spans
+    parts["high"] = store.frames[spans["video"]]
+    cut = np.isin(spans["video"], store.interrupted)
+    cuts, span_of = [], []
+    for i in np.flatnonzero(cut):
+        video, first, end, weight = spans[i].item()
+        for low, high in store.stretches(video):
+            inside = min(end, high) - max(first, low)
+            if inside > 0:
+                share = weight * inside / (end - first)
+                cuts.append((video, max(first, low), min(end, high), share, low, high))
+                span_of.append(i)
+    order = np.argsort(np.concatenate([np.flatnonzero(~cut), span_of]), kind="stable")
+    return np.concatenate([parts[~cut], np.array(cuts, _PART)])[order]
+
+
+def _starts(
+    store: Store, clip: ClipShape, video: np.ndarray, first: np.ndarray, end: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The first start inside frames [first, end) of videos, how many there are at which the whole
+    clip is inside (0 or less: none), stride and grid, all int64 (n,); see `_Samples`."""
+    strides = clip.strides(store)[video]
+    # Of x264, starts at which every frame of a clip is a reference frame.
+    on_references = (store.codec == "x264") & (strides % REFERENCE_STEP == 0)
+    grid = np.where(on_references, REFERENCE_STEP, 1)
+    starts = -(-first // grid) * grid
+    return starts, -(-(end - starts - (clip.frames - 1) * strides) // grid), strides, grid
 
 
 class _Samples:
@@ -390,13 +434,6 @@ class _Samples:
         """First sample number (n,) of segments (n,), and how many samples they have (n,)."""
         base = np.where(segment > 0, self._ends[segment - 1], 0)
         return base, self._ends[segment] - base
-
-
-def _grid(store: Store, strides: np.ndarray) -> np.ndarray:
-    """Frames between two starts, int64 (n,), for clips of these strides (n,): of x264, starts at
-    which every frame of a clip is a reference frame."""
-    on_references = (store.codec == "x264") & (strides % REFERENCE_STEP == 0)
-    return np.where(on_references, REFERENCE_STEP, 1)
 
 
 def _quota(position: np.ndarray, share: int) -> np.ndarray:

@@ -55,7 +55,10 @@ SAME_CASE_COLUMNS = {
 }
 
 # What `shards --qc` did to the frames of a video: "left_out", "covered" (a box made black) or
-# "cropped"; end_ms is empty for the end of the video, the box holds fractions of the picture.
+# "cropped"; end_ms is empty for the end of the video, the box holds fractions of the picture. Times
+# are those of the records (t_ms), so that frame numbers do not count what is left out: see
+# Store.frames_in. No clip of pretraining reaches over such a span; the frames beside a labelled
+# frame may, as its clip is chosen by its label.
 EDIT_COLUMNS = {
     "video_id": "string",
     "edit": "string",

@@ -7,6 +7,7 @@ theirs is first asked for, with a bound on open files. The layout is described i
 import bisect
 import collections
 import contextlib
+import functools
 import itertools
 import json
 import threading
@@ -27,6 +28,8 @@ from surgjax.errors import UserError
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0,footer_prefetch_bytes:0"
 READER_BUFFER = 65536
 OPEN_SHARDS = 32  # a thread
+NO_END = 1 << 62  # milliseconds, of a span that reaches the end of its video
+MAX_GUESSES = 8  # by the rate, in the search for a time
 
 Whole = int | np.integer
 Frames = Sequence[Whole] | np.ndarray
@@ -97,6 +100,7 @@ class Store:
                 f"{' and '.join(record.CODECS)}; upgrade surgjax"
             )
         self._local = threading.local()
+        self._stretches: dict[int, list[tuple[int, int]]] = {}
         try:
             self._schema = pq.read_schema(path / "videos.parquet")
         except (pa.ArrowException, OSError) as error:
@@ -257,20 +261,64 @@ class Store:
         return [parsed.t_ms[at] for parsed, at in self.records(video, frames)]
 
     def frames_at(self, video: Whole, t_ms: Frames) -> np.ndarray:
-        """Stored frames with exactly these presentation times, int64. The rate gives a first
-        guess, so that a label costs one or two reads.
+        """Stored frames with exactly these presentation times, int64, at one or two reads each.
 
         Raises:
           ValueError: no stored frame has that time.
         """
-        fps = float(self.videos["stored_fps"][video])
-        return np.array([self._frame_at(video, int(t), fps) for t in t_ms], np.int64)
+        found = [self._search(video, int(t)) for t in t_ms]
+        for t, (_, is_there) in zip(t_ms, found, strict=True):
+            if not is_there:
+                raise ValueError(f"{self.video_id(video)} has no stored frame at {t} ms")
+        return np.array([frame for frame, _ in found], np.int64)
 
     def frames_before(self, video: Whole, t_ms: Whole) -> int:
-        """How many stored frames of a video come before a time. Whatever the rate, at a few reads:
-        where it is constant, time and rate give the number too."""
-        frames = range(int(self.frames[video]))
-        return bisect.bisect_left(frames, t_ms, key=lambda i: self.read_times(video, [i])[0])
+        """How many stored frames of a video come before a time, at a few reads whatever the rate.
+        For spans of time see `frames_in`, which reads nothing where the rate gives the number."""
+        return self._search(video, int(t_ms))[0]
+
+    def frames_in(self, video: Frames, span_ms: np.ndarray | Sequence[Frames]) -> np.ndarray:
+        """Stored frames of spans of time: those that begin in it.
+
+        A span between two frames has the one after it; one after the last frame, before the video
+        ends, has that. A span in which every frame was left out of the store has none.
+
+        Args:
+          video: (n,) rows of videos.parquet.
+          span_ms: (n, 2) from and to, in the time of the recording.
+
+        Returns:
+          int64 (n, 2), the first frame and the one after the last, equal where there is none. More
+          than the frames of the video where the span is known to begin after its end.
+        """
+        video, span_ms = np.asarray(video), np.asarray(span_ms)
+        frames, fps = self.frames[video], self.videos["stored_fps"][video].astype(np.float64)
+        found = np.ceil(np.round(span_ms * fps[:, None] / 1000, 6)).astype(np.int64)
+        has_none = found[:, 0] > frames
+        before = functools.cache(self.frames_before)  # neighbours share a time
+        for i in np.flatnonzero(self._is_searched[video]):
+            row = int(video[i])
+            found[i] = first, end = [before(row, int(t)) for t in span_ms[i]]
+            has_none[i] = first == end and self._is_cut(row, first)
+        first = np.minimum(found[:, 0], frames - 1)
+        end = np.clip(found[:, 1], first + 1, frames)
+        return np.where(has_none[:, None], found[:, :1], np.stack([first, end], axis=1))
+
+    def stretches(self, video: Whole) -> list[tuple[int, int]]:
+        """Stored frames [first, end) of a video from one left-out span to the next, in order: all
+        in one where nothing was left out. The first call for a video reads a few times of it."""
+        video, count = int(video), int(self.frames[video])
+        if video not in self._left_out:
+            return [(0, count)]
+        if video not in self._stretches:
+            cuts = {self.frames_before(video, start) for start, _ in self._left_out[video]}
+            self._stretches[video] = list(itertools.pairwise(sorted(cuts | {0, count})))
+        return self._stretches[video]
+
+    @property
+    def interrupted(self) -> list[int]:
+        """Rows of the videos that spans of time were left out of."""
+        return sorted(self._left_out)
 
     def close(self) -> None:
         """Close the shards this thread has open; the next read opens them again."""
@@ -288,22 +336,55 @@ class Store:
             )
         return rows.to_numpy(zero_copy_only=False)[_numbers(ids.indices)].astype(np.int32)
 
-    def _frame_at(self, video: Whole, t_ms: int, fps: float) -> int:
-        low, high = 0, int(self.frames[video]) - 1
-        guess = round(t_ms * fps / 1000)
-        while low <= high:
-            guess = min(max(guess, low), high)
+    def _search(self, video: Whole, t_ms: int) -> tuple[int, bool]:
+        """How many stored frames come before a time, and whether the next has exactly that time."""
+        fps = float(self.videos["stored_fps"][video])
+        low, high = 0, int(self.frames[video])
+        missing = sum(max(0, min(e, t_ms) - s) for s, e in self._left_out.get(int(video), ()))
+        guess, tries = round((t_ms - missing) * fps / 1000), 0
+        while low < high:
+            guess, tries = min(max(guess, low), high - 1), tries + 1
             found = self.read_times(video, [guess])[0]
             if found == t_ms:
-                return guess
+                return guess, True
             if found < t_ms:
-                low = guess + 1
+                low, nearest = guess + 1, 1
             else:
-                high = guess - 1
-            # The rate may be an average, so after a first correction the search halves.
-            step = round((t_ms - found) * fps / 1000)
-            guess = guess + step if low <= guess + step <= high else (low + high) // 2
-        raise ValueError(f"{self.video_id(video)} has no stored frame at {t_ms} ms")
+                high, nearest = guess, -1
+            # The rate may be an average: when it leads nowhere, halve.
+            step = round((t_ms - found) * fps / 1000) or nearest
+            guess = guess + step if tries < MAX_GUESSES else (low + high) // 2
+        return low, False
+
+    @functools.cached_property
+    def _left_out(self) -> dict[int, list[tuple[int, int]]]:
+        """Spans left out of videos, from and to in milliseconds; only of videos with any."""
+        path = self.path / "edits.parquet"
+        if not path.is_file():
+            return {}
+        table = self._table(path.name, read_dictionary=["video_id"])
+        found: dict[int, list[tuple[int, int]]] = {}
+        columns = (table[name].to_pylist() for name in ("edit", "start_ms", "end_ms"))
+        for video, edit, *span in zip(self._rows_of(table, path).tolist(), *columns, strict=True):
+            if edit == "left_out":
+                start, end = span
+                found.setdefault(video, []).append((start, NO_END if end is None else end))
+        return found
+
+    @functools.cached_property
+    def _is_searched(self) -> np.ndarray:
+        """Videos whose rate does not tell which frame is on screen, bool (videos,)."""
+        searched = np.zeros(len(self), bool)
+        if "qc_variable_rate" in self.videos:
+            searched |= self.videos["qc_variable_rate"].astype(bool)
+        searched[self.interrupted] = True
+        return searched
+
+    def _is_cut(self, video: int, frame: int) -> bool:
+        """Whether a stored frame and the one before it have left-out ones between them, or are the
+        ends of a video with any."""
+        edges = {edge for stretch in self.stretches(video) for edge in stretch}
+        return video in self._left_out and frame in edges
 
     def _read_record(self, number: int) -> bytes:
         shard = bisect.bisect_right(self._shard_ends, number)

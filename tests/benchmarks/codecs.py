@@ -29,6 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_prep.__main__ import main as prepare
+from data_prep.encoding import decibels, squared_error
 from data_prep.video import Seen, kept_frames
 from surgjax.data.clip import decode_clip
 from surgjax.data.decode import pictures
@@ -131,11 +132,9 @@ def read_recording(path: Path, start: int) -> np.ndarray:
 
 def psnr(store: Store, source: list[np.ndarray]) -> float:
     made = pictures(store, 0, range(len(source)))
-    errors = [
-        np.mean((a.astype(np.float32) - b[: a.shape[0], : a.shape[1]]) ** 2)
-        for a, b in zip(made, source, strict=True)
-    ]
-    return 10 * float(np.log10(255**2 / np.mean(errors)))
+    height, width = int(store.videos["height"][0]), int(store.videos["width"][0])
+    pairs = zip(made, source, strict=True)
+    return decibels(float(np.mean([squared_error(a, b[:height, :width]) for a, b in pairs])))
 
 
 if __name__ == "__main__":

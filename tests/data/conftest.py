@@ -65,15 +65,22 @@ def write_store(
     records_per_shard=16,
     height=48,
     width=64,
+    left_out=None,
     **columns,
 ) -> Path:
-    """A store of videos with that many frames; a video crosses shard ends."""
+    """A store of recordings with that many frames; a video crosses shard ends. `left_out`: video ->
+    spans (start_ms, end_ms or None) whose frames are not stored."""
     path.mkdir(parents=True, exist_ok=True)
+    left_out, stored = left_out or {}, []
     records, first_record = [], []
     for video, count in enumerate(frames):
         first_record.append(len(records))
-        for first in range(0, count, frames_per_record):
-            inside = range(first, min(first + frames_per_record, count))
+        spans = [(start, 1 << 60 if end is None else end) for start, end in left_out.get(video, ())]
+        gone = lambda f: any(a <= round(f * 1000 / fps) < b for a, b in spans)  # noqa: B023, E731
+        kept = [f for f in range(count) if not gone(f)]
+        stored.append(len(kept))
+        for first in range(0, len(kept), frames_per_record):
+            inside = kept[first : first + frames_per_record]
             jpegs = [
                 simplejpeg.encode_jpeg(picture(video, f, height, width), quality=95) for f in inside
             ]
@@ -92,11 +99,23 @@ def write_store(
         digest = hashlib.sha256((path / name).read_bytes()).hexdigest()
         shards.append({"file": name, "records": len(part), "sha256": digest})
     columns = {"first_record": np.array(first_record, np.int64)} | columns
-    write_videos(path, frames, fps=fps, **columns)
+    write_videos(path, stored, fps=fps, **columns)
+    if left_out:
+        write_left_out(path, left_out)
     meta = json.loads((path / "store.json").read_text())
     meta["shards"], meta["settings"]["frames_per_record"] = shards, frames_per_record
     (path / "store.json").write_text(json.dumps(meta))
     return path
+
+
+def write_left_out(path: Path, left_out: dict) -> None:
+    """edits.parquet, with a covered box of the first video besides."""
+    rows = [("video00", "covered", 0, None, "text", 0.1, 0.1, 0.2, 0.2)]
+    for video, spans in left_out.items():
+        rows += [(f"video{video:02d}", "left_out", *s, "text", *[None] * 4) for s in spans]
+    schema = pa.schema([(n, pa.type_for_alias(t)) for n, t in record.EDIT_COLUMNS.items()])
+    rows = [dict(zip(record.EDIT_COLUMNS, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path / "edits.parquet")
 
 
 @pytest.fixture(scope="session")

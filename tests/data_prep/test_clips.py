@@ -137,6 +137,38 @@ def test_no_store_is_told(tmp_path):
         main(["clips", str(tmp_path / "none")])
 
 
+@pytest.mark.parametrize("seconds, overlap", [(1, 0), (3, 0), (3, 1), (15, 0)])
+def test_no_clip_reaches_over_frames_that_were_left_out(tmp_path, seconds, overlap):
+    """20 s of which 0 to 1, 2 to 8 and 19 to 20 s are left out, and 6 s that are whole."""
+    videos, size = tmp_path / "videos", {}
+    for name, frames in (("cut", 100), ("whole", 30)):
+        size[name] = make.write_video(videos / f"{name}.mp4", frames, rate=5).stat().st_size
+    rows = [["cut", "20.000", 9, size["cut"], *[0] * 6, 0, 0, 1, 1, "", "", ""]]
+    rows += [["whole", "6.000", 9, size["whole"], *[0] * 6, 0, 0, 1, 1, "", "", ""]]
+    spans = [("0.000", "1.000"), ("2.000", "8.000"), ("19.000", "20.000")]
+    make.findings(tmp_path / "qc", rows, [["cut", *s, "out_of_body", "1"] for s in spans], [])
+    make.shards(videos, tmp_path / "s", "--fps", "5", "--qc", str(tmp_path / "qc"))
+    assert main(["clips", str(tmp_path / "s"), f"--seconds={seconds}", f"--overlap={overlap}"]) == 0
+    assert main(["verify", str(tmp_path / "s")]) == 0
+    store, found = open_store(tmp_path / "s"), {"cut": [], "whole": []}
+    for row in make.rows(tmp_path / "s", "clips"):
+        found[row["video_id"]].append((row["start_ms"], row["end_ms"]))
+    parts = {"cut": [(1000, 2000), (8000, 19_000)], "whole": [(0, 6000)]}
+    for name, given in parts.items():
+        assert found[name] == [
+            (start + a, start + b)
+            for start, end in given
+            for a, b in clips.cut(end - start, seconds, overlap)
+        ]
+        video = list(store.videos["video_id"]).index(name)
+        times = np.array(store.read_times(video, range(store.frames[video])))
+        for start, end in found[name]:
+            inside = times[(start <= times) & (times < end)]
+            assert inside[0] == start and inside[-1] == end - 200 and set(np.diff(inside)) <= {200}
+            first, last = store.frames_in([video], [(start, end)])[0]
+            assert times[first:last].tolist() == inside.tolist()
+
+
 def test_a_store_at_a_lower_rate_is_cut_at_the_same_times(store, tmp_path):
     make.shards(tmp_path / "videos", tmp_path / "slow", "--fps", "5", "--short-side", "64")
     slow, fast = (open_store(path) for path in (tmp_path / "slow", store))

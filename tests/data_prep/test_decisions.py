@@ -1,47 +1,49 @@
 """review.csv over the findings of `data_prep qc`: what is stored of a video, and what is not."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
 
 from data_prep import decisions, review
 from data_prep.decisions import END
 from surgjax.errors import UserError
-
-VIDEOS = "video seconds samples black frozen blurred out_of_body text cuts x0 y0 x1 y1".split()
-VIDEOS += ["duplicate_of", "flags", "unreadable"]
-
-
-def write(path, columns, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(dict(zip(columns, row, strict=False)) for row in rows)
+from tests import small_videos as make
 
 
 @pytest.fixture
 def qc(tmp_path):
     """Video a of 100 s: a person at 10 to 20 s and from 90 s on, text at 40 to 60 s; b is plain."""
-    (tmp_path / "qc.json").write_text(json.dumps({"schema_version": 1}))
-    a = ["a", "100.000", 50, 0.1, 0, 0, 0.2, 0.2, 3, 0.1, 0.0, 0.9, 1.0, "", "black frozen cuts"]
-    b = ["b", "50.000", 25, 0, 0, 0, 0, 0, 0, "", "", "", ""]
-    write(tmp_path / "videos.csv", VIDEOS, [a, b])
+    a = [
+        "a",
+        "100.000",
+        50,
+        999,
+        0.1,
+        0,
+        0,
+        0.2,
+        0.2,
+        3,
+        0.1,
+        0.0,
+        0.9,
+        1.0,
+        "",
+        "black frozen cuts",
+    ]
+    b = ["b", "50.000", 25, 999, 0, 0, 0, 0, 0, 0, *[""] * 6]
     spans = [
         ["a", "10.000", "20.000", "out_of_body", "0.9"],
         ["a", "40.000", "60.000", "text", "0.8"],
         ["a", "0.000", "10.000", "black", "1"],
         ["a", "90.000", "100.000", "out_of_body", "0.9"],
     ]
-    write(tmp_path / "spans.csv", ["video", "start", "end", "flag", "score"], spans)
     box = [["a", "40.000", "60.000", "0.1", "0.8", "0.5", "0.9"]]
-    write(tmp_path / "boxes.csv", ["video", "start", "end", "x0", "y0", "x1", "y1"], box)
+    make.findings(tmp_path, [[*a, ""], [*b, ""]], spans, box)
     return tmp_path
 
 
 def reviewed(qc, *rows):
-    write(qc / "review.csv", review.COLUMNS, [[*row, "Dr A", "2026-05-31"] for row in rows])
+    make.reviews(qc, *rows)
     return decisions.read(qc)["a"]
 
 
@@ -108,7 +110,8 @@ def test_rows_that_cannot_be_meant_are_named(qc, row, message):
     "who, message", [(["", "2026-05-31"], "reviewer is empty"), (["A", "31.5.26"], "date is")]
 )
 def test_somebody_answers_for_every_row(qc, who, message):
-    write(qc / "review.csv", review.COLUMNS, [["a", "", "", "keep", *who]])
+    line = ",".join(["a", "", "", "keep", *who])
+    (qc / "review.csv").write_text(",".join(review.COLUMNS) + "\n" + line + "\n")
     with pytest.raises(UserError, match=message):
         decisions.read(qc)
 
@@ -116,3 +119,16 @@ def test_somebody_answers_for_every_row(qc, who, message):
 def test_an_unfinished_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="no finished qc.json"):
         decisions.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["spans.csv", "boxes.csv", "videos.csv", "review.csv", "qc.json"])
+def test_findings_that_are_gone_or_edited_hide_nothing(qc, name):
+    """What a table no longer says would be stored."""
+    text = (qc / name).read_text()
+    (qc / name).unlink()
+    with pytest.raises(UserError):
+        decisions.read(qc)
+    if name.endswith(".csv") and name != "review.csv":
+        (qc / name).write_text(text.splitlines()[0] + "\n")
+        with pytest.raises(UserError, match=f"{name} is not what .* wrote"):
+            decisions.read(qc)

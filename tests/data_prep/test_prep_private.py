@@ -1,23 +1,18 @@
 """What a store leaves out, covers, crops and renames, and that nothing of it stays behind."""
 
 import csv
-import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
 
-from data_prep import review
 from data_prep.decisions import Decision, edits, of_edits
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
 from tests import small_videos as make
 
-VIDEOS = (
-    "video seconds samples black frozen blurred out_of_body text cuts x0 y0 x1 y1 duplicate_of "
-    "flags unreadable"
-).split()
 SHARDS = ("--fps", "5", "--dataset", "ours")
 
 
@@ -52,26 +47,23 @@ def videos(tmp_path_factory):
 
 
 @pytest.fixture
-def qc(tmp_path):
+def qc(tmp_path, videos):
     """smith-01 shows a person from 1 to 2 s and text from 3 s on."""
-    folder = tmp_path / "qc"
-    folder.mkdir()
-    (folder / "qc.json").write_text(json.dumps({"schema_version": 1}))
-    box = [0.125, 0, 0.875, 1]
-    rows = [["smith-01", "4.000", 9, 0, 0, 0, 0.25, 0.25, 0, *box, "", "blurred", ""]]
-    rows += [["jones-02", "2.000", 9, 0, 0, 0, 0, 0, 0, *box, "", "", ""]]
-    write(folder / "videos.csv", VIDEOS, rows)
+    box, size = [0.125, 0, 0.875, 1], [path.stat().st_size for path in files(videos)]
+    rows = [["smith-01", "4.000", 9, size[0], 0, 0, 0, 0.25, 0.25, 0, *box, "", "blurred", ""]]
+    rows += [["jones-02", "2.000", 9, size[1], 0, 0, 0, 0, 0, 0, *box, "", "", ""]]
     spans = [["smith-01", "1.000", "2.000", "out_of_body", "1"]]
     spans += [["smith-01", "3.000", "4.000", "text", "1"]]
-    write(folder / "spans.csv", ["video", "start", "end", "flag", "score"], spans)
     boxes = [["smith-01", "3.000", "4.000", 0.5, 0.5, 0.75, 0.75]]
-    write(folder / "boxes.csv", ["video", "start", "end", "x0", "y0", "x1", "y1"], boxes)
-    write(folder / review.FILE, review.COLUMNS, [])
-    return folder
+    make.findings(tmp_path / "qc", rows, spans, boxes)
+    return tmp_path / "qc"
 
 
-def decide(qc, *rows):
-    write(qc / review.FILE, review.COLUMNS, [[*row, "Dr A", "2026-05-31"] for row in rows])
+def files(videos):
+    return [videos / "smith-01.mp4", videos / "jones-02.mp4"]
+
+
+decide = make.reviews
 
 
 def test_flagged_frames_are_in_no_file_of_the_store(videos, qc, tmp_path):
@@ -123,9 +115,9 @@ def test_review_goes_before_findings(videos, qc, tmp_path, capsys):
     make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
     assert "nothing to do" in capsys.readouterr().out
     decide(qc, ["jones-02", "1", "", "drop"])
-    with pytest.raises(UserError, match="--qc other there"):
+    with pytest.raises(UserError, match="what --qc leaves out is another now"):
         make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
-    with pytest.raises(UserError, match="--qc other there"):
+    with pytest.raises(UserError, match="--qc was given then"):
         make.shards(videos, tmp_path / "s", *SHARDS)
 
 
@@ -144,8 +136,9 @@ def test_options_need_findings(videos, tmp_path, option):
 
 
 def test_videos_that_were_not_looked_at_are_named(videos, qc, tmp_path):
-    lines = (qc / "videos.csv").read_text().splitlines()
-    (qc / "videos.csv").write_text("\n".join(lines[:2]) + "\n")
+    size = files(videos)[0].stat().st_size
+    row = ["smith-01", "4.000", 9, size, *[0] * 6, *[""] * 7]
+    make.findings(qc, [row], [], [])
     with pytest.raises(UserError, match=r"has not seen 1 of 2 videos \(jones-02\)"):
         make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
 
@@ -225,11 +218,65 @@ def test_the_findings_of_qc_are_what_shards_leaves_out(videos, tmp_path):
 
 
 def test_what_was_not_looked_through_is_left_out(qc, videos, tmp_path):
-    lines = (qc / "videos.csv").read_text().splitlines()
-    lines[2] = "jones-02" + "," * (len(VIDEOS) - 1) + "not readable: x"
-    (qc / "videos.csv").write_text("\n".join(lines) + "\n")
+    sizes = [path.stat().st_size for path in files(videos)]
+    rows = [["smith-01", "4.000", 9, sizes[0], *[0] * 6, *[""] * 7]]
+    rows += [["jones-02", "", "", sizes[1], *[""] * 12, "not readable: x"]]
+    make.findings(qc, rows, [], [])
     make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
     assert make.quarantined(tmp_path / "s") == {"jones-02.mp4": "left out"}
+
+
+def test_recordings_that_changed_after_the_scan_are_refused(qc, videos, tmp_path):
+    folder = tmp_path / "videos"
+    shutil.copytree(videos, folder)
+    make.write_video(folder / "smith-01.mp4", 90, width=64, height=48)
+    with pytest.raises(UserError, match="smith-01 changed after"):
+        make.shards(folder, tmp_path / "s", *SHARDS, "--qc", str(qc))
+
+
+def test_another_rate_of_frames_than_that_of_the_scan_is_refused(qc, videos, tmp_path):
+    with pytest.raises(UserError, match="at 1 a second; this command says folder, 25"):
+        make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc), "--frames-fps", "25")
+
+
+def test_parts_of_a_plan_that_is_gone_are_not_used(qc, videos, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("data_prep.shards.merge", stop)
+        make.shards(videos, tmp_path / "s", *SHARDS)
+    (tmp_path / "s" / "plan.json").unlink()
+    make.shards(videos, tmp_path / "s", *SHARDS, "--qc", str(qc))
+    make.shards(videos, tmp_path / "whole", *SHARDS, "--qc", str(qc))
+    assert make.contents(tmp_path / "s") == make.contents(tmp_path / "whole")
+
+
+def test_captions_of_an_end_that_was_left_out_stop_nothing(qc, videos, tmp_path, capsys):
+    captions = tmp_path / "captions.csv"
+    rows = [["smith-01", 3200, 3900, "fine", "out"], ["smith-01", 0, 1000, "fine", "cut"]]
+    write(captions, ["video_id", "start_ms", "end_ms", "level", "text"], rows)
+    options = [*SHARDS, "--qc", str(qc), "--captions", str(captions)]
+    for _ in range(2):
+        make.shards(videos, tmp_path / "s", *options)
+    assert "nothing to do" in capsys.readouterr().out
+    assert len(make.rows(tmp_path / "s", "captions")) == 2
+
+
+def test_an_interrupted_end_is_told_by_verify(videos, tmp_path, capsys):
+    make.shards(videos, tmp_path / "s", *SHARDS)
+    (tmp_path / "s" / "plan.json").write_text("smith")
+    assert make.main(["verify", str(tmp_path / "s")]) == 1
+    assert "plan.json is left of an interrupted run" in capsys.readouterr().out
+    make.shards(videos, tmp_path / "s", *SHARDS)
+    assert make.main(["verify", str(tmp_path / "s")]) == 0
+
+
+def test_overlap_notes_no_names_beside_pseudonyms(videos, tmp_path):
+    make.shards(videos, tmp_path / "a", *SHARDS)
+    make.shards(videos, tmp_path / "b", *SHARDS, "--pseudonyms", str(tmp_path / "salt"))
+    with pytest.raises(UserError, match="would tell the names"):
+        make.main(["overlap", str(tmp_path / "a"), str(tmp_path / "b"), "--apply"])
 
 
 def test_check_tells_names_that_look_like_dates_or_record_numbers(tmp_path, capsys):

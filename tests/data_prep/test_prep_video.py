@@ -146,6 +146,24 @@ def test_a_clock_that_starts_again_goes_on(tmp_path):
     assert len(frames) >= 99 and times == sorted(set(times)) and 3900 <= times[-1] <= 4100
 
 
+@pytest.mark.parametrize(
+    "name, codec",
+    [("a.mkv", "libx264"), ("a.webm", "libvpx"), ("a.wmv", "wmv2"), ("a.nut", "ffv1")],
+)
+def test_a_clock_that_starts_late_is_as_long_as_its_frames(tmp_path, name, codec):
+    """4 s from second 5 on, in formats whose length is the time of the end."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 64, 96, 3), np.uint8)
+    times = {"pts": [5000 + 40 * i for i in range(100)], "images": list(noise)}
+    late = make.write_video(tmp_path / name, 100, codec=codec, **times)
+    assert abs(probe(late).seconds - 4) < 0.1
+    frames, _ = keep(late)
+    assert [frame.t_ms for frame in frames] == [40 * i for i in range(100)]
+    if name == "a.mkv":  # and what is missing is missed
+        with pytest.raises(Unreadable) as error:
+            keep(cut(late, 0.6))
+        assert error.value.reason == "truncated" and "of 4.0 seconds" in error.value.detail
+
+
 def test_folder_of_frames(tmp_path):
     folder = make.write_images(tmp_path / "v", [1, 2, 4, 5], "png")
     frames, seen = keep(folder, frames_fps=2.0)

@@ -2,8 +2,11 @@
 
 import csv
 import functools
+import hashlib
 import html.parser
 import json
+import os
+import shutil
 import sys
 
 import cv2
@@ -21,8 +24,8 @@ from surgjax.errors import UserError
 
 SIZE, RATE = (240, 144), 5
 COLUMNS = {
-    "videos.csv": "video,seconds,samples,black,frozen,blurred,out_of_body,text,cuts,x0,y0,x1,y1,"
-    "duplicate_of,flags,unreadable",
+    "videos.csv": "video,seconds,samples,bytes,black,frozen,blurred,out_of_body,text,cuts,"
+    "x0,y0,x1,y1,duplicate_of,flags,unreadable",
     "spans.csv": "video,start,end,flag,score",
     "boxes.csv": "video,start,end,x0,y0,x1,y1",
     "names.csv": "video,finding",
@@ -89,13 +92,17 @@ def scanned(recordings, tmp_path_factory):
     return out
 
 
-def test_tables_say_what_the_recordings_show(scanned):
+def test_tables_say_what_the_recordings_show(scanned, recordings):
     for name, columns in COLUMNS.items():
         assert (scanned / name).read_text().splitlines()[0] == columns
     rows = {row["video"]: row for row in table(scanned / "videos.csv")}
     spoiled = "b/2021-03-05 <b>"
     assert list(rows) == ["a", spoiled, "c", "d", "e", "f"]
     assert rows["e"]["unreadable"].startswith("not readable") and not rows["e"]["seconds"]
+    for name in ("a.mp4", "b/2021-03-05 <b>.mp4", "c.mkv", "d.mp4", "e.mp4"):
+        size = (recordings / name).stat().st_size
+        assert rows[name.rpartition(".")[0]]["bytes"] == str(size)
+    assert rows["f"]["bytes"] == ""
     assert rows["f"]["unreadable"] == "refused: a link that leaves the folder"
     assert rows["c"]["duplicate_of"] == "a" and rows["c"]["flags"] == "duplicate"
     assert float(rows["a"]["seconds"]) == 40 and rows["a"]["flags"] == ""
@@ -126,6 +133,11 @@ def test_files_name_no_place_no_time_and_no_tag_value(scanned, recordings):
     )
     for data in make.contents(scanned).values():
         assert str(recordings).encode() not in data and b"Jane Roe" not in data
+    assert meta["tables"] == {
+        name: hashlib.sha256((scanned / name).read_bytes()).hexdigest()
+        for name in [*COLUMNS, "hashes.parquet"]
+        if name != "review.csv"
+    }
     hashes = pq.read_table(scanned / "hashes.parquet")
     assert [str(kind) for kind in hashes.schema.types] == ["string", "int64", "uint64"]
     assert set(hashes["video"].to_pylist()) == {"a", "b/2021-03-05 <b>", "c", "d"}
@@ -155,7 +167,9 @@ def test_the_page_needs_no_network_and_shows_every_sheet(scanned):
         assert cv2.imread(str(scanned / sheet)).std() > 20
     assert "2021-03-05 &lt;b&gt;" in page and "<b>.mp4" not in page
     assert "b/2021-03-05 &lt;b&gt;,28.000,36.000,keep,," in page
-    assert "Skin, wood and warm light pass for tissue" in " ".join(page.split())
+    text = " ".join(page.split())
+    assert "Skin, wood and warm light pass for tissue" in text
+    assert "lasts 4 seconds is surely" in text and "shown for 12 seconds" in text
 
 
 def test_a_finished_scan_is_not_repeated_and_reviews_stay(scanned, recordings, capsys):
@@ -174,8 +188,21 @@ def test_a_finished_scan_is_not_repeated_and_reviews_stay(scanned, recordings, c
     assert make.contents(scanned) == before
 
 
+@pytest.mark.parametrize("name", ["videos.csv", "spans.csv", "boxes.csv", "names.csv"])
+def test_a_table_that_was_edited_is_told(scanned, recordings, tmp_path, name):
+    out = shutil.copytree(scanned, tmp_path / "out")
+    text = (out / name).read_text()
+    (out / name).write_text(text.replace("b/2021", "c/2021"))
+    with pytest.raises(UserError, match=f"{name} is not what .* another folder"):
+        run(recordings, out)
+    (out / name).unlink()
+    with pytest.raises(UserError, match=name):
+        run(recordings, out)
+
+
 SCORERS = """
 import os, signal
+from pathlib import Path
 import numpy as np
 calls = 0
 def stopped(frames):
@@ -186,6 +213,11 @@ def stopped(frames):
     return np.zeros(len(frames))
 def blue(frames):
     return (frames[..., 2].mean((1, 2)) > frames[..., 0].mean((1, 2))).astype(np.float32)
+def mistaken(frames):
+    return blue(frames, "red")
+def told(frames):
+    Path("process").write_text(str(os.getpid()))
+    return np.zeros(len(frames))
 def deadly(frames):
     if blue(frames).any():
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -209,13 +241,36 @@ def test_a_stopped_scan_goes_on_to_the_same_files(scorers, recordings, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(recordings, out, *option)
     assert len(list((out / "scan").glob("0*.json"))) == 2 and not (out / "qc.json").exists()
-    with pytest.raises(UserError, match="a scan with other settings"):
+    with pytest.raises(
+        UserError,
+        match="out-of-body scorers:stopped there, data_prep.out_of_body:tissue_colour now",
+    ):
         run(recordings, out)
     run(recordings, out, *option)
     run(recordings, again, *option)
     assert make.contents(out) == make.contents(again)
-    with pytest.raises(UserError, match="a scan with other settings"):
-        run(recordings, out)
+    with pytest.raises(UserError, match="max-gap 4.0 there, 5.0 now"):
+        run(recordings, out, *option, "--max-gap", "5")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_scorer_that_fails_is_told_and_the_right_one_goes_on(
+    scorers, recordings, scanned, tmp_path, workers
+):
+    out = tmp_path / "out"
+    with pytest.raises(
+        UserError, match=r"function mistaken failed for .*TypeError: blue\(\) takes"
+    ):
+        run(recordings, out, "--out-of-body", "scorers:mistaken", workers=workers)
+    run(recordings, out, workers=workers)
+    assert make.contents(out) == make.contents(scanned)
+
+
+def test_processes_are_as_many_as_slurm_gives(scorers, recordings, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    root, out = recordings, tmp_path / "out"
+    main(["qc", "--root", str(root), "--out", str(out), "--out-of-body", "scorers:told"])
+    assert (tmp_path / "process").read_text() == str(os.getpid())
 
 
 def test_processes_write_the_same_and_one_that_breaks_down_costs_its_recording(
@@ -275,7 +330,16 @@ def test_bad_arguments(recordings, tmp_path):
         (recordings / "qc", (), "lies in --root"),
         (tmp_path / "full", (), "holds other files"),
         (tmp_path / "out", ("--every", "0"), "--every is 0"),
+        (tmp_path / "out", ("--max-gap", "1"), "--max-gap is 1"),
+        (tmp_path / "out", ("--max-gap", "nan"), "--max-gap is nan"),
+        (tmp_path / "out", ("--workers", "0"), "--workers is 0"),
+        (tmp_path / "out", ("--frames-fps", "0"), "--frames-fps is 0"),
+        (tmp_path / "out", ("--frames-fps", "-3"), "--frames-fps is -3"),
+        (tmp_path / "out", ("--frames-fps", "nan"), "--frames-fps is nan"),
+        (tmp_path / "full" / "other.txt" / "out", (), "cannot be made"),
         (tmp_path / "out", ("--out-of-body", "nothing:f"), "--out-of-body is 'nothing:f'"),
     ):
         with pytest.raises(UserError, match=word):
             run(recordings, out, *options)
+    with pytest.raises(SystemExit):  # of no use here
+        run(recordings, tmp_path / "out", "--captions", "captions.csv")

@@ -1,7 +1,9 @@
 """What a scan measures, against recordings of which it is known what they show."""
 
 import functools
+from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ import small_videos as make
 
 from data_prep import names, out_of_body, scan
 from data_prep.burnt_in import find_text, runs
-from data_prep.keyframes import MAX_GAP, Samples, read_samples
+from data_prep.keyframes import Samples, read_samples
 from data_prep.operation import plan_operation
 from data_prep.rendering import frames as render
 from data_prep.video import Seen, Unreadable, kept_frames
 from surgjax.errors import UserError
 
 SIZE = (320, 192)
+EVERY, MAX_GAP = 2.0, 4.0  # seconds, as `qc` has them
 
 
 @functools.cache
@@ -31,7 +34,7 @@ def samples_of(images, every: float = 1.0) -> Samples:
     jpegs = [simplejpeg.encode_jpeg(np.ascontiguousarray(image), 95) for image in images]
     height, width = images[0].shape[:2]
     seconds = [i * every for i in range(len(images))]
-    return Samples(width, height, len(images) * every, seconds, jpegs)
+    return Samples(width, height, len(images) * every, every, seconds, jpegs)
 
 
 def written(image: np.ndarray, text: str, at: tuple[int, int], scale: float = 0.4) -> np.ndarray:
@@ -55,50 +58,98 @@ def test_samples_have_the_times_and_pictures_of_full_decoding(tmp_path, kind, go
     options = dict(item.split("=") for item in GOPS[gop].split())
     options |= {"sc_threshold": "0", "x264-params": f"open-gop={int(gop == 'open')}"}
     path = make.write_video(tmp_path / f"a.{kind}", 400, rate=5, options=options)
-    found = read_samples(path, 2.0)
+    found = read_samples(path, EVERY, MAX_GAP)
+    compare_with_full_decoding(found, path)
+    assert found.length == pytest.approx(80, abs=0.01)
+    gaps = np.diff([*found.seconds, found.length])
+    assert gaps.max() <= MAX_GAP + 0.2 and gaps[:-1].min() >= 2 - 0.001 and gaps[-1] <= 2.2
+    if gop == "short" and kind in ("mp4", "mkv"):  # key frames, and the end
+        assert found.seconds == [*(4.0 * i for i in range(20)), 78.0]
+    if gop == "open" and kind != "avi":
+        assert read_samples(path, EVERY, 10.0).seconds == [6.0 * i for i in range(14)]
+    if gop == "endless":
+        assert len(found) == 40
+
+
+def compare_with_full_decoding(found: Samples, path: Path) -> None:
     every = kept_frames(path, fps=None, short_side=240, seen=Seen())
     truth = {frame.t_ms: frame.image.astype(int) for frame in every}
     for i, seconds in enumerate(found.seconds):
         # A frame later is 3 grey values brighter.
         assert np.abs(truth[round(1000 * seconds)] - found[i]).mean() < 1.4, seconds
-    assert found.seconds[0] == 0 and found.length == pytest.approx(80, abs=0.01)
-    gaps = np.diff([*found.seconds, found.length])
-    assert gaps.max() <= MAX_GAP + 0.2 and gaps[:-1].min() >= 2 - 0.001
-    if gop == "short" and kind in ("mp4", "mkv"):  # key frames alone
-        assert found.seconds == [4.0 * i for i in range(20)]
-    if gop == "endless":
-        assert len(found) == 40
+    assert found.seconds[0] == 0
+
+
+@pytest.mark.parametrize("max_gap", [MAX_GAP, 10.0])
+def test_the_start_of_a_recording_cut_at_no_key_frame_is_sampled(tmp_path, max_gap):
+    options = {"g": "40", "keyint_min": "40", "sc_threshold": "0", "bf": "0"}
+    whole = make.write_video(tmp_path / "whole.mp4", 400, rate=5, options=options)
+    path = tmp_path / "cut.mp4"
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:  # 3 s before the first frame shown, at 5 s the first key
+                packet.pts -= round(3 / packet.time_base)
+                packet.dts -= round(3 / packet.time_base)
+                packet.stream = copy
+                target.mux(packet)
+    found = read_samples(path, EVERY, max_gap)
+    compare_with_full_decoding(found, path)
+    assert 5.0 in found.seconds and found.length == pytest.approx(77, abs=0.01)
+    assert np.diff([*found.seconds, found.length]).max() <= max(max_gap, 4)
+
+
+@pytest.mark.parametrize("max_gap", [MAX_GAP, 10.0])
+def test_the_end_after_the_last_key_frame_is_sampled(tmp_path, max_gap):
+    options = {"g": "40", "keyint_min": "40", "sc_threshold": "0"}
+    path = make.write_video(tmp_path / "a.mp4", 474, rate=5, options=options)
+    found = read_samples(path, EVERY, max_gap)
+    assert found.seconds[-4:] == [88, 90, 92, 94]
+    assert ([8 * i for i in range(12)] == found.seconds[:-3]) == (max_gap == 10)
+    compare_with_full_decoding(found, path)
 
 
 def test_short_recordings_have_enough_samples_and_times_that_jump_are_followed(tmp_path):
-    assert len(read_samples(make.write_video(tmp_path / "a.mp4", 100), 2.0)) == 16
+    short = make.write_video(tmp_path / "a.mp4", 100)
+    assert len(read_samples(short, EVERY, MAX_GAP)) == 16
     pts = [200 * i + 30_000 * (i >= 100) for i in range(400)]
-    found = read_samples(make.write_video(tmp_path / "b.mkv", 400, pts=pts), 2.0)
+    found = read_samples(make.write_video(tmp_path / "b.mkv", 400, pts=pts), EVERY, MAX_GAP)
     assert found.length == pytest.approx(110, abs=0.3) and set(np.diff(found.seconds)) > {2.0}
     assert max(np.diff(found.seconds)) >= 30
 
 
 def test_samples_of_rotated_and_wide_pixels_are_upright(tmp_path):
-    found = read_samples(make.write_video(tmp_path / "a.mp4", 50, rotation=90), 2.0)
+    path = make.write_video(tmp_path / "a.mp4", 50, rotation=90)
+    found = read_samples(path, EVERY, MAX_GAP)
     assert (found.width, found.height) == (64, 96) and found[0].shape == (96, 64, 3)
 
 
 def test_samples_of_a_folder_of_frames(tmp_path):
     folder = make.write_images(tmp_path / "f", [i for i in range(1, 121) if not 40 <= i < 60])
-    found = read_samples(folder, 2.0, frames_fps=1.0)
+    found = read_samples(folder, EVERY, MAX_GAP, frames_fps=1.0)
     assert found.length == 120 and found.seconds[:3] == [0, 2, 4] and 38 in found.seconds
     assert not any(39 <= seconds < 59 for seconds in found.seconds)
     with pytest.raises(Unreadable, match="no frames"):
-        read_samples(tmp_path, 2.0, frames_fps=1.0)
+        read_samples(tmp_path, EVERY, MAX_GAP, frames_fps=1.0)
 
 
 def test_what_is_no_recording_is_unreadable(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video at all")
     (tmp_path / "b.mp4").write_bytes(b"#EXTM3U\nhttp://example.com/a.ts")
     with pytest.raises(Unreadable, match="not readable"):
-        read_samples(tmp_path / "a.mp4", 2.0)
+        read_samples(tmp_path / "a.mp4", EVERY, MAX_GAP)
     with pytest.raises(Unreadable, match="refused"):
-        read_samples(tmp_path / "b.mp4", 2.0)
+        read_samples(tmp_path / "b.mp4", EVERY, MAX_GAP)
+
+
+def test_a_span_from_the_first_sample_on_begins_with_the_recording():
+    samples = samples_of([np.zeros((60, 80, 3), np.uint8)] * 5)
+    samples.seconds = [1.5, 2, 3, 4, 5]  # the first pictures of the folder do not decode
+    samples.length = 6.0
+    found = scan.scan(samples, out_of_body.tissue_colour)
+    assert [(span.start, span.end) for span in found.spans] == [(0, 6)]
+    assert found.shares["black"] == 1
 
 
 # --- quality -----------------------------------------------------------------------------------
@@ -223,6 +274,23 @@ def test_text_on_something_that_moves_and_still_edges_are_no_text():
     assert texts(lines) == []
 
 
+@pytest.mark.parametrize("key_distance", [2, 4, 8])  # seconds
+def test_text_shown_for_three_times_the_greatest_distance_of_samples_is_found(
+    tmp_path, key_distance
+):
+    shown = range(85, 147)  # 12.4 seconds, of a rate of 5
+    images = [operation(2)[i % 60] for i in range(310)]
+    for i in shown:
+        images[i] = written(images[i], "DOE JOHN", (20, 60), 0.8)
+    options = {"g": str(5 * key_distance), "keyint_min": "5", "sc_threshold": "0", "crf": "20"}
+    path = make.write_video(
+        tmp_path / "a.mp4", 310, width=320, height=192, rate=5, images=images, options=options
+    )
+    found = scan.scan(read_samples(path, EVERY, MAX_GAP), None)
+    (span,) = [span for span in found.spans if span.flag == "text"]
+    assert span.start <= 17 and 29.4 <= span.end <= 44
+
+
 # --- out of the body ---------------------------------------------------------------------------
 
 
@@ -256,9 +324,32 @@ def test_outside_is_flagged_with_a_sample_on_both_sides():
 def test_hysteresis_keeps_what_is_likely_beside_what_is_sure():
     low, maybe, sure = 0.1, 0.4, 0.8
     scores = [low, maybe, maybe, low, low, maybe, sure, sure, maybe, maybe, low, low]
-    assert runs(out_of_body.outside(np.array(scores))) == [(5, 10)]
-    assert out_of_body.outside(np.array([sure])).tolist() == [True]
-    assert out_of_body.outside(np.array([])).tolist() == []
+    assert runs(judged(scores)) == [(5, 10)]
+    assert judged([sure]).tolist() == [True] and judged([sure, low]).tolist() == [True, False]
+    assert judged([]).tolist() == []
+
+
+def judged(scores: list[float]) -> np.ndarray:
+    return out_of_body.outside(np.array(scores), EVERY * np.arange(len(scores)), EVERY)
+
+
+def test_one_sample_counts_where_samples_are_far_apart():
+    scores, seconds = np.array([0, 0, 1, 0, 0, 1, 0.0]), np.array([0, 4, 8, 12, 14, 16, 18.0])
+    assert np.flatnonzero(out_of_body.outside(scores, seconds, EVERY)).tolist() == [2]
+
+
+def test_no_look_outside_that_is_longer_than_the_samples_are_apart_is_missed():
+    rng = np.random.default_rng(0)
+    for every, max_gap in ((2.0, 4.0), (2.0, 10.0), (1.0, 2.0), (5.0, 10.0)):
+        for _ in range(200):
+            seconds = np.cumsum(np.r_[0, rng.choice([every, rng.uniform(every, max_gap)], 60)])
+            start = rng.uniform(0, seconds[-1] - 2 * max_gap)
+            end = start + 1.06 * max(2 * every, max_gap)  # frames come a little late
+            scores = ((start <= seconds) & (seconds < end)).astype(float)
+            flagged = scan.widened(out_of_body.outside(scores, seconds, every))
+            ends = np.append(seconds[1:], np.inf)
+            covered = [(seconds[a], ends[b - 1]) for a, b in runs(flagged)]
+            assert any(a <= start and end <= b for a, b in covered), (every, max_gap, start)
 
 
 def test_a_scorer_is_named_and_its_scores_are_checked():
@@ -277,6 +368,8 @@ def test_a_scorer_is_named_and_its_scores_are_checked():
     ):
         with pytest.raises(UserError, match="with values from 0 to 1"):
             out_of_body.score(wrong, iter(frames))
+    with pytest.raises(UserError, match=r"function .*lambda> failed for \(32, 60.*KeyError: 'red'"):
+        out_of_body.score(lambda b: {}["red"], iter(frames))
 
 
 # --- names -------------------------------------------------------------------------------------
