@@ -23,6 +23,7 @@ from surgjax.errors import UserError
 from surgjax.sharding import make_mesh, to_host
 
 TILE = 1024  # rows; their products with 25,000 centroids take 100 MB
+BLOCK = 2048  # centroids on a CPU; their products with a tile take 8 MB and stay in its cache
 AXES = ("data", "fsdp")
 ROWS, WHOLE = P(AXES), P()
 ROUNDS = 64  # of seeding between two reports
@@ -125,7 +126,7 @@ def place(points: Float[np.ndarray, "n d"], mesh: Mesh | None = None) -> Placed:
     rows = 2 ** min(max(int(math.log2(count / 64)) if count >= 64 else 0, 4), int(math.log2(TILE)))
     tiles = -(-count // rows)
     # Nearly equal numbers of points share one compiled program.
-    step = math.lcm(mesh.devices.size, 2 ** max(0, tiles.bit_length() - 4))
+    step = math.lcm(mesh.devices.size, 2 ** max(0, tiles.bit_length() - 5))
     tiles = -(-tiles // step) * step
     sharding = NamedSharding(mesh, ROWS)
 
@@ -196,27 +197,63 @@ def _half_norms(centroids):
     return 0.5 * (centroids * centroids).sum(1)
 
 
-def _nearest(tile, columns, half_norms):
-    """(half the squared distance less half the point's norm, label): the lowest of equals."""
-    score = half_norms - jnp.dot(tile, columns, precision=EXACT, preferred_element_type=jnp.float32)
-    return _lowest(score)
+def _nearest_to(centroids, platform):
+    """A function of a tile: (half the squared distance less half the point's norm, label) of its
+    rows, the lowest label of equals."""
+    half_norms = _half_norms(centroids)
+    if platform == "cpu":
+        return partial(_nearest_on_cpu, blocks=_blocks(centroids, half_norms))
+    columns = centroids.T
+
+    def nearest(tile):
+        products = jnp.dot(tile, columns, precision=EXACT, preferred_element_type=jnp.float32)
+        return _lowest(half_norms - products, 1)
+
+    return nearest
 
 
-def _lowest(score):
+def _blocks(centroids, half_norms):
+    """(number of the first centroid, centroids, half norms) of blocks of equal length; half norms
+    are infinite where a block is filled up."""
+    k, width = centroids.shape
+    count = -(-k // BLOCK)
+    size = -(-k // count)
+    more = count * size - k
+    return (
+        jnp.arange(count, dtype=jnp.int32) * size,
+        jnp.pad(centroids, ((0, more), (0, 0))).reshape(count, size, width),
+        jnp.pad(half_norms, (0, more), constant_values=jnp.inf).reshape(count, size),
+    )
+
+
+def _nearest_on_cpu(tile, blocks):
+    def compare(best, block):
+        first, centroids, half_norms = block
+        # XLA's product for a CPU is quicker with a row for each centroid than for each point.
+        products = jnp.einsum("kd,nd->kn", centroids, tile, precision=EXACT)
+        score, label = _lowest(half_norms[:, None] - products, 0)
+        nearer = score < best[0]
+        return (jnp.where(nearer, score, best[0]), jnp.where(nearer, first + label, best[1])), None
+
+    none = jnp.full(len(tile), jnp.inf, jnp.float32), jnp.zeros(len(tile), jnp.int32)
+    return lax.scan(compare, none, blocks)[0]
+
+
+def _lowest(score, axis):
     # Two plain reductions; the one that carries an index along is slower on a CPU.
-    least = score.min(1)
-    number = jnp.arange(score.shape[1], dtype=jnp.int32)
-    label = jnp.where(score == least[:, None], number, score.shape[1] - 1).min(1)
-    return least, label
+    least = score.min(axis, keepdims=True)
+    number = lax.broadcasted_iota(jnp.int32, score.shape, axis)
+    label = jnp.where(score == least, number, score.shape[axis] - 1).min(axis)
+    return least.squeeze(axis), label
 
 
 def _nearest_checked(tile, columns, half_norms, centroids):
-    """As `_nearest` with products in bfloat16; the best two are compared again in float32."""
+    """As `_nearest_to`, with products in bfloat16; the best two are compared again in float32."""
     products = jnp.dot(tile.astype(jnp.bfloat16), columns, preferred_element_type=jnp.float32)
     score = half_norms - products
-    _, first = _lowest(score)
+    _, first = _lowest(score, 1)
     number = jnp.arange(score.shape[1], dtype=jnp.int32)
-    _, second = _lowest(jnp.where(number == first[:, None], jnp.inf, score))
+    _, second = _lowest(jnp.where(number == first[:, None], jnp.inf, score), 1)
     low, high = jnp.minimum(first, second), jnp.maximum(first, second)
     exact = [half_norms[c] - (tile * centroids[c]).sum(1) for c in (low, high)]
     return jnp.minimum(*exact), jnp.where(exact[0] <= exact[1], low, high)
@@ -227,23 +264,24 @@ def _lloyd(tiles, valid, centroids, *, mesh, products):
     """(centroids after one iteration, inertia before it)."""
 
     def on_device(tiles, valid, centroids):
-        half_norms = _half_norms(centroids)
         if products == "bfloat16":
-            columns = centroids.T.astype(jnp.bfloat16)
+            half_norms, columns = _half_norms(centroids), centroids.T.astype(jnp.bfloat16)
             nearest = lambda tile: _nearest_checked(tile, columns, half_norms, centroids)  # noqa: E731
         else:
-            columns = centroids.T
-            nearest = lambda tile: _nearest(tile, columns, half_norms)  # noqa: E731
-        score, labels = lax.map(nearest, tiles)
-        labels = jnp.where(valid, labels, len(centroids)).reshape(-1)  # outside: not added
-        sums = (
-            jnp.zeros_like(centroids)
-            .at[labels]
-            .add(tiles.reshape(-1, tiles.shape[-1]), mode="drop")
-        )
-        counts = jnp.zeros(len(centroids), jnp.int32).at[labels].add(1, mode="drop")
-        inertia = jnp.where(valid, (tiles * tiles).sum(-1) + 2 * score, 0).sum()
-        return lax.psum((sums, counts, inertia), AXES)
+            nearest = _nearest_to(centroids, mesh.devices.flat[0].platform)
+
+        def add(state, rows):
+            (sums, counts), (tile, valid) = state, rows
+            score, labels = nearest(tile)
+            labels = jnp.where(valid, labels, len(centroids))  # outside: not added
+            sums = sums.at[labels].add(tile, mode="drop")
+            counts = counts.at[labels].add(1, mode="drop")
+            return (sums, counts), jnp.where(valid, (tile * tile).sum(1) + 2 * score, 0).sum()
+
+        # One tile's rows at a time: an update of all rows at once takes a CPU four times as long.
+        nothing = jnp.zeros_like(centroids), jnp.zeros(len(centroids), jnp.int32)
+        (sums, counts), inertia = lax.scan(add, nothing, (tiles, valid))
+        return lax.psum((sums, counts, inertia.sum()), AXES)
 
     sums, counts, inertia = jax.shard_map(
         on_device, mesh=mesh, in_specs=(ROWS, ROWS, WHOLE), out_specs=WHOLE, check_vma=False
@@ -257,10 +295,10 @@ def _assign(tiles, centroids, *, mesh):
     """(labels, squared distances) of every row, those of zeros included."""
 
     def on_device(tiles, centroids):
-        half_norms, columns = _half_norms(centroids), centroids.T
+        nearest = _nearest_to(centroids, mesh.devices.flat[0].platform)
 
         def one(tile):
-            _, labels = _nearest(tile, columns, half_norms)
+            _, labels = nearest(tile)
             return labels, ((tile - centroids[labels]) ** 2).sum(1)
 
         return lax.map(one, tiles)

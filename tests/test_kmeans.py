@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
+from scipy.spatial.distance import cdist
 from scipy.stats import ks_2samp
 from sklearn.cluster import KMeans, kmeans_plusplus
 
@@ -58,6 +59,42 @@ def test_equals_the_textbook_in_float64(products):
     np.testing.assert_allclose(found.centroids, centroids, rtol=0, atol=1e-4)
     np.testing.assert_allclose(found.distances, squared, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(found.centroids[7], start[7])
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_nearest_of_several_blocks_of_centroids(platform):
+    """Those of both platforms run on any: equals in different blocks, and points in the middle,
+    where the filling of the last block would be nearest."""
+    k = 2 * kmeans.BLOCK + 1
+    rng = np.random.default_rng(0)
+    centroids = rng.normal(size=(k, 6)).astype(np.float32)
+    centroids += 2 * np.sign(centroids)  # none in the middle
+    centroids[kmeans.BLOCK + 500 :: 700] = centroids[3:9:2]
+    points = np.concatenate([0.1 * rng.normal(size=(50, 6)), 1.01 * centroids[:100]])
+    squared = cdist(points.astype(np.float32), centroids, "sqeuclidean")
+    assert (np.sum(squared == squared.min(1, keepdims=True), axis=1) > 1).any()
+
+    @jax.jit
+    def nearest(points, centroids):
+        return kmeans._nearest_to(centroids, platform)(points)
+
+    score, labels = nearest(points.astype(np.float32), centroids)
+    np.testing.assert_array_equal(labels, squared.argmin(1))
+    half_norms = 0.5 * (points**2).sum(1)
+    np.testing.assert_allclose(score + half_norms, squared.min(1) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_an_iteration_with_several_blocks_of_centroids():
+    points, _ = mixture([300] * 7)
+    start = points[: kmeans.BLOCK + 1]
+    found = kmeans.fit(points, len(start), key=KEY, init=start + 0.01, iterations=1)
+    squared = cdist(points, start + 0.01, "sqeuclidean")
+    labels = squared.argmin(1)
+    sums = np.zeros((len(start), points.shape[1]))
+    np.add.at(sums, labels, points)
+    counts = np.bincount(labels, minlength=len(start))[:, None]
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), start + 0.01)
+    np.testing.assert_allclose(found.centroids, means, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("iterations", [1, 6, 25])
