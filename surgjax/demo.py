@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from surgjax.benchmark.predictions import text_table
+from surgjax.benchmark.comparison import text_table
 from surgjax.benchmark.report import write_report
 from surgjax.errors import UserError, run
 
