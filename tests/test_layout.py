@@ -1,6 +1,7 @@
 """The house: what may import what, how long a file may be, what loads without jax."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,9 @@ assert not {"jax", "flax", "tensorflow", "torch"} & set(sys.modules)
 
 def test_preparation_and_numbers_load_no_jax():
     subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, check=True)
+
+
+def test_every_module_can_be_imported():
+    for file in FILES:
+        if file.parent.name not in ("configs", "launch") and file.stem != "__main__":
+            importlib.import_module(module_of(file).removesuffix(".__init__"))
