@@ -1,8 +1,6 @@
 """`python -m data_prep VERB`: from recordings to a store, on the CPU, without jax."""
 
-import argparse
-import importlib
-import sys
+from surgjax.verbs import run_verb
 
 VERBS = {
     "synthesize": "render a labelled corpus to try everything on",
@@ -22,31 +20,7 @@ VERBS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns its exit code. Raises UserError."""
-    from surgjax.errors import UserError, nearest
-
-    argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["verbs:", *(f"  {verb:<12}{about}" for verb, about in VERBS.items())])
-        + "\n\n`python -m data_prep VERB --help` lists the options of one.",
-    )
-    parser.add_argument("verb", metavar="VERB")
-    if not argv or argv[0] in ("-h", "--help"):
-        parser.print_help()
-        return 0 if argv else 2
-    verb = argv[0]
-    if verb not in VERBS:
-        raise UserError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known: {', '.join(VERBS)}")
-    module = importlib.import_module(f"data_prep.{verb}")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m data_prep {verb}",
-        description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    return module.main(parser.parse_args(argv[1:])) or 0
+    return run_verb("data_prep", __doc__, VERBS, argv)
 
 
 if __name__ == "__main__":

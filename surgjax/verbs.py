@@ -1,0 +1,46 @@
+"""Command lines of verbs: `python -m PACKAGE VERB`, each a module with add_arguments and main."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping
+
+from surgjax.errors import UserError, nearest
+
+
+def run_verb(
+    package: str, about: str, verbs: Mapping[str, str], argv: list[str] | None = None
+) -> int:
+    """Run one verb; returns its exit code.
+
+    Args:
+      about: the package in a line or more.
+      verbs: name of a module of the package -> what it does, in a line.
+      argv: the verb and its arguments; those of this process by default.
+
+    Raises:
+      UserError: no such verb, or what the verb raises.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {package}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["verbs:", *(f"  {verb:<12}{does}" for verb, does in verbs.items())])
+        + f"\n\n`python -m {package} VERB --help` lists the options of one.",
+    )
+    parser.add_argument("verb", metavar="VERB")
+    if not argv or argv[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0 if argv else 2
+    verb = argv[0]
+    if verb not in verbs:
+        raise UserError(f"unknown verb {verb!r}{nearest(verb, verbs)}; known: {', '.join(verbs)}")
+    module = importlib.import_module(f"{package}.{verb}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {package} {verb}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return module.main(parser.parse_args(argv[1:])) or 0
