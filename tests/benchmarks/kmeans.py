@@ -8,8 +8,9 @@ turn; the median counts. `clumps` are Gaussian clumps of very different sizes, `
 cloud. Goals: 2x scikit-learn, 0.7x faiss-cpu. Empty clusters, of which `clumps` makes a few, stay
 empty here and get a point elsewhere, which lowers the inertia.
 
-The kernels that OpenBLAS chose are printed: OPENBLAS_CORETYPE in the environment can keep those of
-scikit-learn and faiss-cpu from AVX-512, at half their speed, and does nothing to ours.
+The kernels that OpenBLAS chose are printed. OPENBLAS_CORETYPE in the environment, or a processor
+that an OpenBLAS does not know, can keep scikit-learn and faiss-cpu from AVX-512, at half their
+speed or less, and does nothing to ours. With AVX-512 scikit-learn is about as quick as ours.
 
 --scaling times iterations and rounds of seeding of ours alone at several sizes, fits
 a * points * clusters * width + b * points * width, and tells how long surgjax.curate would take
@@ -86,10 +87,14 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    kernels = sorted({lib["architecture"] for lib in threadpool_info() if "architecture" in lib})
+    kernels = sorted(
+        f"{Path(lib['filepath']).parent.name} {lib['architecture']}"
+        for lib in threadpool_info()
+        if "architecture" in lib
+    )
     return (
         f"{(names or [platform.machine()])[0]}, {len(os.sched_getaffinity(0))} cores, "
-        f"{jax.default_backend()}, JAX {jax.__version__}, OpenBLAS {'/'.join(kernels) or 'unused'}"
+        f"{jax.default_backend()}, JAX {jax.__version__}, OpenBLAS of {', '.join(kernels)}"
     )
 
 
@@ -177,6 +182,13 @@ def scaling(repeats: int) -> None:
     iteration = lambda n, k: (a * k + b) * n * width  # noqa: E731
     seed = lambda n: per_number * n * width  # noqa: E731
     k = recipe.clusters[0]
+    n = kmeans.TILE * -(-k // kmeans.TILE)
+    checked = min(seconds_of_iteration(kmeans.place(points[:n]), points[:k], repeats))
+    print(
+        f"check at {n} points, {k} clusters: {checked:.2f} s an iteration, "
+        f"{checked / iteration(n, k):.2f} of the fit",
+        flush=True,
+    )
     print(
         f"{count} x {width}, {k} clusters: {iteration(count, k):.1f} s an iteration, "
         f"{seed(count) * (k - 1) / 3600:.2f} h to seed them"
@@ -200,7 +212,8 @@ def main() -> None:
     parser.add_argument("--scaling", action="store_true")
     args = parser.parse_args()
     if args.scaling:
-        return scaling(args.repeats)
+        scaling(args.repeats)
+        return
     peers = {"surgjax": ours, "scikit-learn": scikit_learn}
     if importlib.util.find_spec("faiss"):
         peers["faiss"] = faiss
