@@ -184,7 +184,7 @@ def _decode(
             frames_pattern=video["frames_pattern"],
         )
         try:
-            for frame in filter(decision.keeps, map(decision.covering, frames)):
+            for frame in map(decision.covering, filter(decision.keeps, frames)):
                 kept.sizes += [spool.write(data) for data in encoder.add(frame.image)]
                 kept.t_ms.append(frame.t_ms)
                 kept.index.append(frame.index)

@@ -269,7 +269,7 @@ def _compare(store, video, name, wanted, source, root, recording, labels, edits)
             frames_fps=recording.frames_fps,
             frames_pattern=recording.frames_pattern,
         )
-        kept = filter(decision.keeps, map(decision.covering, frames))
+        kept = map(decision.covering, filter(decision.keeps, frames))
         for position, frame in enumerate(kept):
             if position in stored:
                 made[position] = frame
