@@ -8,8 +8,10 @@ predictions.parquet has one row a labelled frame or clip:
     target           class number; of several classes at once a list of 1, 0 and NaN (unknown)
 
 and perhaps value and target_value (scores), boxes and target_boxes (x0, y0, x1, y1), split, case,
-dataset, model (several may share a file) and protocol (how the predictions were made, in a line).
-The schema's metadata holds `classes`, their names as a JSON list in the order of probabilities.
+dataset, model (several may share a file), protocol (how the predictions were made, in a line), and
+of few-shot learning setting (what was learnt from, as "4 videos") and draw (a number each time).
+The schema's metadata holds `classes`, their names as a JSON list in the order of probabilities, and
+perhaps `saw_test`, whether the model was trained on these cases: yes, no or unknown.
 """
 
 import json
@@ -25,7 +27,9 @@ from surgjax.errors import UserError, nearest
 from surgjax.files import whole, write_whole
 
 REQUIRED = ("video_id", "probabilities", "target")
-KEYS = ("model", "video_id", "clip_id", "t_ms")  # what tells two rows apart, as far as it is there
+# What tells two rows apart, as far as it is there.
+KEYS = ("model", "setting", "draw", "video_id", "clip_id", "t_ms")
+SAW_TEST = ("yes", "no", "unknown")
 LISTS = ("probabilities", "target", "boxes", "target_boxes")
 SUM_SLACK = 1e-3  # of probabilities kept as float16
 
@@ -39,12 +43,14 @@ class Predictions:
       probabilities: of each class.
       target: class number, or 1, 0 and NaN for each class.
       columns: all others, each (n,): video_id and what else the file has.
+      saw_test: whether the model was trained on these cases; "unknown" where the file is silent.
     """
 
     classes: list[str]
     probabilities: Float[np.ndarray, "n c"]
     target: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"]
     columns: dict[str, np.ndarray]
+    saw_test: str = "unknown"
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -68,7 +74,8 @@ class Predictions:
     def where(self, rows: np.ndarray) -> "Predictions":
         """Some rows, by mask or number."""
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return Predictions(self.classes, self.probabilities[rows], self.target[rows], columns)
+        values = self.probabilities[rows], self.target[rows]
+        return Predictions(self.classes, *values, columns, self.saw_test)
 
     def of(self, model: str) -> "Predictions":
         """The rows of one model."""
@@ -81,11 +88,13 @@ def write(
     probabilities: Float[np.ndarray, "n c"],
     target: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"],
     classes: list[str],
+    saw_test: str = "unknown",
 ) -> None:
     """Writes the file whole.
 
     Args:
       columns: video_id and any others, each (n,).
+      saw_test: whether the model was trained on these cases, one of SAW_TEST.
 
     Raises:
       ValueError: columns of another length, or no video_id.
@@ -99,7 +108,8 @@ def write(
     data = {name: pa.array(values) for name, values in columns.items()}
     data["probabilities"] = _lists(probabilities)
     data["target"] = pa.array(target.astype(np.int32)) if target.ndim == 1 else _lists(target)
-    table = pa.table(data).replace_schema_metadata({"classes": json.dumps(list(classes))})
+    about = {"classes": json.dumps(list(classes)), "saw_test": saw_test}
+    table = pa.table(data).replace_schema_metadata(about)
     with whole(path) as part:
         pq.write_table(table, part)
 
@@ -145,7 +155,10 @@ def read(path: Path, classes: list[str] | None = None) -> Predictions:
         order = [found.index(name) for name in classes]
         probabilities = probabilities[:, order]
         target = np.argsort(order)[target] if target.ndim == 1 else target[:, order]
-    return Predictions(list(classes or found), probabilities, target, columns)
+    saw_test = (table.schema.metadata or {}).get(b"saw_test", b"unknown").decode()
+    if saw_test not in SAW_TEST:
+        raise UserError(f"{path}: saw_test is {saw_test!r}; expected {', '.join(SAW_TEST)}")
+    return Predictions(list(classes or found), probabilities, target, columns, saw_test)
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -73,13 +73,14 @@ def finish(
         "protocol": np.full(len(stacked), f"{name}: {protocol}"),
     }
     file, target = out / "predictions.parquet", np.tile(tested.label, repeat)
-    predictions.write(file, columns, stacked, target, tested.classes)
+    saw_test = model.saw(store, tested.case)
+    predictions.write(file, columns, stacked, target, tested.classes, saw_test)
     result = {
         "evaluation": name,
         "protocol": protocol,
         "step": int(step),
         "classes": tested.classes,
-        "saw_test": model.saw(store, tested.case),
+        "saw_test": saw_test,
         "store": store.name,
         **details,
         **comparison.compare(file),
