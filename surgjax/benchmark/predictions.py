@@ -134,7 +134,7 @@ def read(path: Path, classes: list[str] | None = None) -> Predictions:
             f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(REQUIRED)} and "
             f"t_ms or clip_id"
         )
-    found = _classes(path, table, classes)
+    found = _classes(path, table.schema, classes)
     probabilities = _matrix(path, table, "probabilities").astype(np.float32)
     if probabilities.shape[1] != len(found):
         raise UserError(
@@ -161,14 +161,22 @@ def read(path: Path, classes: list[str] | None = None) -> Predictions:
     return Predictions(list(classes or found), probabilities, target, columns, saw_test)
 
 
+def classes_of(path: Path) -> list[str]:
+    """The names alone, without reading the rows. Raises UserError as `read`."""
+    try:
+        return _classes(path, pq.read_schema(path), None)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as predictions ({error})") from error
+
+
 def write_json(path: Path, value: dict) -> None:
     """Writes a JSON file whole, keys in the order given."""
     write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def _classes(path: Path, table: pa.Table, wanted: list[str] | None) -> list[str]:
+def _classes(path: Path, schema: pa.Schema, wanted: list[str] | None) -> list[str]:
     try:
-        found = json.loads((table.schema.metadata or {})[b"classes"])
+        found = json.loads((schema.metadata or {})[b"classes"])
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not name its classes; expected a JSON list of names as `classes` in the "

@@ -21,7 +21,7 @@ def of_store(file: Path, folder: Path, task: str) -> Predictions:
         frame the store does not have; a labelled frame of these videos that the file lacks.
     """
     store = open_store(folder)
-    name = _task(store, task, predictions.read(file).classes)
+    name = _task(store, task, predictions.classes_of(file))
     table = predictions.read(file, store.meta["tasks"][name]["classes"])
     if "t_ms" not in table:
         raise UserError(f"{file} lacks t_ms; --labels finds a frame by its video and time")
