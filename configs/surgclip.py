@@ -70,7 +70,7 @@ def get_config(variant: str = ""):
     cfg.log.every = 20
     # Off until they are given a store: --config.evals.retrieval.store=STORE
     cfg.evals.retrieval = dict(every=500, store="", split="official", most=2000)
-    cfg.evals.zero_shot = dict(every=500, store="", task="phase", split="official", prompts="")
+    cfg.evals.zero_shot = dict(every=500, store="", task="phase", split="official", prompts="all")
     cfg.evals.knn = dict(every=0, store="", task="phase")
     cfg.evals.linear_probe = dict(every=0, store="", task="phase", split="official")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from data_prep.options import make_folder
 from surgjax.benchmark import pictures
+from surgjax.benchmark.ribbons import plot_label_ribbons, plot_presence
 from surgjax.data.decode import UNREADABLE
 from surgjax.data.decode import pictures as pictures_of
 from surgjax.data.record import LEVELS
@@ -141,7 +142,7 @@ def ribbons(store: Store, task: str, description: dict, labels: dict[str, np.nda
         parts = [store.videos[column][video] for column in store.split_columns[:1]]
         title = " ".join([store.video_id(video), *(part for part in parts if part)])
         shown.append((title, labels["t_ms"][at] / 1000, values[at]))
-    draw = pictures.plot_label_ribbons if values.ndim == 1 else pictures.plot_presence
+    draw = plot_label_ribbons if values.ndim == 1 else plot_presence
     return draw(shown, _classes(description, values), task)
 
 

@@ -39,10 +39,9 @@ from data_prep.nearness import (
     benchmark_sets,
     compare,
     is_folder,
-    suites,
 )
 from data_prep.options import make_folder
-from surgjax.benchmark import pictures
+from surgjax.benchmark import pictures, suites
 from surgjax.data.leakage import held_out_cases, names_of
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
@@ -67,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="SUITE",
-        help=f"{', '.join(suites()['suites'])}, names of data sets with commas, or the folder of "
+        help=f"{', '.join(suites.names())}, names of data sets with commas, or the folder of "
         "a store",
     )
     parser.add_argument("--out", type=Path, help="folder of tables and picture")
@@ -221,7 +220,7 @@ def _against_section(
                 f"{near.left_out:,}",
             )
         )
-    title = against if against in suites()["suites"] else ", ".join(of.name for of in sets)
+    title = against if against in suites.names() else ", ".join(of.name for of in sets)
     header = ("set", "procedure", *NEARNESS, "is", "its videos", "its cases left out")
     return Section(f"Against {title}", notes, header, rows)
 

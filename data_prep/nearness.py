@@ -3,20 +3,17 @@
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from data_prep import manifest, sources
 from data_prep.corpus import NOT_STATED, Corpus, words_of
-from surgjax import benchmark
+from surgjax.benchmark import suites
 from surgjax.data.leakage import held_out_cases
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError, nearest
 
-SUITES = Path(benchmark.__file__).with_name("suites.yaml")
 VAGUE = {NOT_STATED, "mixed"}  # words that are no domain, procedure or anatomy
 SHOWN = ("domain", "procedure", "anatomy")
 NEARNESS = ("same procedure", "same anatomy", "same domain", "neither")
@@ -61,9 +58,10 @@ def benchmark_sets(against: str) -> list[BenchmarkSet]:
     """
     if is_folder(against):
         return _sets_of(open_store(against))
-    known, of_suites, found = _known_sets(), suites()["suites"], []
+    known, of_suites, found = _known_sets(), suites.names(), []
     words = against.replace(",", " ").split() or [against]
-    names = [name for word in words for name in of_suites.get(word, word).split() or [word]]
+    lists = (suites.load(word).datasets if word in of_suites else [word] for word in words)
+    names = [name for of in lists for name in of]
     for name in dict.fromkeys(names):
         if name not in known:
             raise UserError(
@@ -119,26 +117,20 @@ def compare(
 
 def is_folder(against: str) -> bool:
     """Names of suites and sets come first; a folder of such a name is given as ./name."""
-    if not against or against in suites()["suites"] or against in _known_sets():
+    if not against or against in (*suites.names(), *_known_sets()):
         return False
     return "/" in against or Path(against).is_dir()
 
 
-@cache
-def suites() -> dict[str, dict]:
-    """What suites.yaml says: suites, sets that no source reads, and words within wider ones."""
-    return yaml.safe_load(SUITES.read_text(encoding="utf-8"))
-
-
 def _known_sets() -> list[str]:
-    return sorted({*sources.known(), *suites()["sets"]} - {sources.FOLDER})
+    return sorted({*sources.known(), *suites.read()["sets"]} - {sources.FOLDER})
 
 
 def _about(name: str) -> dict[str, str]:
     """domain, procedure and anatomy of a set; what a source says of itself comes first."""
     if name in sources.known():
         return vars(sources.load(name).ABOUT)
-    return suites()["sets"][name]
+    return suites.read()["sets"][name]
 
 
 def _sets_of(store: Store) -> list[BenchmarkSet]:
@@ -163,7 +155,7 @@ def _shows(words: np.ndarray, wanted: Collection[str]) -> np.ndarray:
 def _readings(word: str) -> list[frozenset[str]]:
     """The words in a name, and those of what it lies within."""
     own = _letters(word)
-    wider = [wide for narrow, wide in suites()["within"].items() if _letters(narrow) <= own]
+    wider = [wide for narrow, wide in suites.read()["within"].items() if _letters(narrow) <= own]
     return [own, *map(_letters, wider)]
 
 

@@ -90,6 +90,7 @@ def open_data(cfg: ConfigDict) -> Data:
             *(stores, masks, clip, cfg.batch_size, cfg.seed, data.weights),
             tasks=to_dict(cfg.objective)["labels"],
             anchor=data.anchor,
+            unit=data.unit,
             repeats=data.repeats,
         )
     elif objective.samples == "captioned":
@@ -399,7 +400,7 @@ def describe(
     return {
         "config": to_dict(cfg),
         "versions": {"python": platform.python_version(), **versions},
-        "stores": [{"name": s.name, "sha256": _sha256(s.path / "store.json")} for s in data.stores],
+        "stores": [_about_store(store) for store in data.stores],
         "clips": data.clips,
         "licences": licences,
         "used_cases": sorted({*cases, *(c for a in before for c in a["used_cases"])})
@@ -410,6 +411,11 @@ def describe(
         "teacher": teacher,
         "ema_of": ema_of,
     }
+
+
+def _about_store(store: Store) -> dict[str, Any]:
+    fps = float(np.median(store.videos["stored_fps"]))
+    return {"name": store.name, "sha256": _sha256(store.path / "store.json"), "fps": fps}
 
 
 def _sha256(file: Path) -> str:

@@ -1,24 +1,31 @@
-"""What a config leaves to its data and weights: the classes of a task, the size of a teacher."""
+"""What a config leaves to its data and weights: the classes of a task, the size of a network."""
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from surgjax.build import open_stores, read_config
-from surgjax.config import component, to_dict
+from surgjax.build import open_data, open_stores, read_config
+from surgjax.checkpoint import find_step
+from surgjax.config import component, defaults, to_dict
 from surgjax.errors import UserError
 from surgjax.interop.files import read_json
 from surgjax.interop.sources import is_run, open_outside
 from surgjax.models.image_vit import dimensions
+from surgjax.models.video_vit import SIZES
+
+NORM = "encoder/blocks/norm1/scale"
 
 
 def complete(cfg: ConfigDict) -> ConfigDict:
     """The config with the objective's arguments that follow from stores and weights filled in.
 
     Sizes and families are facts of a folder or file, classes of a store; fields that are set stay
-    as they are.
+    as they are. An empty `encoder.size` takes size, positions and biases from `init_from`. Lengths
+    in epochs become steps.
 
     Raises:
       UserError: a store without the task; weights of no image transformer where one is asked for,
@@ -37,12 +44,67 @@ def complete(cfg: ConfigDict) -> ConfigDict:
             pixels = pixel_statistics(weights)
             chosen = {k: v for k, v in found.items() if v or k not in pixels}
             cfg.objective.teacher = ConfigDict({**pixels, **chosen})
+        if not cfg.encoder.size:
+            found = video_encoder(cfg.init_from.split(",")[0].strip())
+            if not found:
+                given["network"] = cfg.objective.network = "image"
+            cfg.encoder.update(found or {"size": "B"})
         if given.get("network") == "image":
             found = image_network(
                 given.get("image") or {}, cfg.init_from.split(",")[0].strip(), "objective.image"
             )
             cfg.objective.image = ConfigDict(found)
+        if cfg.epochs:
+            plan = open_data(cfg).plan
+            steps = plan.epoch_steps * plan.repeats  # a batch shows each of its clips so often
+            cfg.total_steps = max(1, round(cfg.epochs * steps))
+            cfg.optim.warmup_steps = round(cfg.warmup_epochs * steps)
     return cfg
+
+
+def video_encoder(weights: str) -> dict[str, Any]:
+    """Fields of `encoder` (size, positions, qkv_bias) that `weights` were made with.
+
+    Args:
+      weights: folder or file of a public model, a run of ours, or "": the size is then B.
+
+    Returns:
+      Empty for weights of an image transformer.
+
+    Raises:
+      UserError: as `open_outside`; a video network of no size that `encoder.size` names.
+    """
+    if not weights:
+        return {"size": "B"}
+    if is_run(Path(weights)):
+        step = find_step(Path(weights).absolute())
+        theirs = json.loads((step / "meta" / "metadata").read_text())["config"]
+        if theirs["objective"].get("network") == "image":
+            return {}
+        encoder = to_dict(defaults().encoder) | theirs["encoder"]  # of an older run, the default
+        return {name: encoder[name] for name in ("size", "positions", "qkv_bias")}
+    outside = open_outside(Path(weights))
+    module = outside.module
+    if hasattr(module, "encoder_arguments"):
+        return {}
+    norm = next((r.names[0] for r in module.TABLE.rows if r.ours == NORM), "")
+    layer = re.compile(re.escape(norm).replace(r"\{i\}", r"\d+"))
+    tensors = module.canonical(outside.weights.tensors)
+    shapes = [array.shape for name, array in tensors.items() if norm and layer.fullmatch(name)]
+    width, depth = (shapes[0][0], len(shapes)) if shapes else (0, 0)
+    names = [name for name, size in SIZES.items() if (size.width, size.depth) == (width, depth)]
+    if not names:
+        found = f"{depth} blocks of width {width}" if shapes else "no video transformer's blocks"
+        raise UserError(
+            f"{weights} has {found}; expected those of encoder.size {', '.join(SIZES)}; give "
+            f"weights of such a video encoder"
+        )
+    positions = getattr(module, "POSITIONS", "sincos_1d")
+    return {
+        "size": names[0],
+        "positions": positions,
+        "qkv_bias": "all" if positions == "rope_3d" else "qv",
+    }
 
 
 def image_network(given: Mapping[str, Any], weights: str, field: str) -> dict[str, Any]:

@@ -15,14 +15,16 @@ from ml_collections import ConfigDict
 from surgjax.errors import UserError, nearest
 
 # Fields that may differ when a run is continued; every other change is refused by name.
-MAY_DIFFER = ("total_steps", "stop_at_step", "log", "checkpoint", "data.workers", "mesh")
+MAY_DIFFER = ("total_steps", "epochs", "stop_at_step", "log", "checkpoint", "data.workers", "mesh")
 
 
 def defaults() -> ConfigDict:
     """Every field a config may set. Zero or empty means off unless a comment says otherwise."""
     cfg = ConfigDict()
     cfg.seed = 0
-    cfg.total_steps = 1000  # length of the schedules, in global batches
+    cfg.total_steps = 1000  # length of the schedules, in global batches; 0: `epochs`
+    cfg.epochs = 0.0  # length in passes over the samples, with total_steps 0
+    cfg.warmup_epochs = 0.0  # with epochs; else optim.warmup_steps
     cfg.stop_at_step = 0  # stop earlier without bending the schedules; 0: at total_steps
     cfg.batch_size = 256  # clips a step over all devices
     cfg.accumulation = 1  # micro-batches a step
@@ -33,7 +35,7 @@ def defaults() -> ConfigDict:
     cfg.data.weights = ""  # comma-separated shares, one a store; empty: by number of clips
     cfg.data.clips = ""  # clips.parquet of surgjax.curate; empty: all of the stores
     cfg.data.frames = 16
-    cfg.data.stride = "4"  # in stored frames, or in seconds: "0.16s"
+    cfg.data.stride = "4"  # in stored frames; in seconds: "0.16s"; "spread": over the whole video
     cfg.data.size = 224  # pixels a side
     cfg.data.workers = 0  # loading processes; 0: threads
     cfg.data.clips_per_window = 1  # clips made of one decoded window of frames
@@ -46,6 +48,7 @@ def defaults() -> ConfigDict:
     cfg.data.held_out = "every"  # splits whose val and test cases pretraining drops; none, or names
     cfg.data.split = "official"  # supervised: whose training part is learnt from
     cfg.data.anchor = "last"  # supervised: where in a clip the labelled frame lies; or middle
+    cfg.data.unit = "frame"  # supervised: an epoch has each labelled frame; or video, each once
     cfg.data.captions = ConfigDict()  # video-text: see Captions in data/captioned.py
     cfg.data.captions.levels = "coarse,mid,fine"  # or SurgLaVi's level ids: 3,2,1
     cfg.data.captions.quotas = ""  # share of each of these levels in a batch; empty: by number
@@ -56,7 +59,7 @@ def defaults() -> ConfigDict:
     cfg.data.captions.max_duration = 500.0  # and at most this
     cfg.data.captions.clips = "spread"  # over the span; or centred, at data.stride
     cfg.encoder = ConfigDict()
-    cfg.encoder.size = "B"
+    cfg.encoder.size = "B"  # empty: size, positions and qkv_bias are those of init_from
     cfg.encoder.positions = "sincos_1d"
     cfg.encoder.qkv_bias = "qv"  # VideoMAE's; "all": also the keys', as V-JEPA
     cfg.encoder.remat = "none"
@@ -95,7 +98,23 @@ def check(cfg: ConfigDict, file: str = "the config") -> None:
     from surgjax.models.video_vit import token_grid
 
     _same_fields(cfg, defaults(), "", file)
-    for name in ("total_steps", "batch_size", "accumulation"):
+    if "name" not in cfg.objective:
+        raise UserError(
+            f"{file} sets no objective.name, and trains nothing; see surgjax/objectives for the "
+            f"names, or add --mode=evaluate"
+        )
+    if cfg.epochs < 0 or (cfg.total_steps > 0) == (cfg.epochs > 0):
+        raise UserError(
+            f"total_steps={cfg.total_steps} and epochs={cfg.epochs:g}; expected one of them above "
+            f"0, and 0 for the other"
+        )
+    if cfg.warmup_epochs and (not cfg.epochs or cfg.optim.warmup_steps):
+        raise UserError(
+            f"warmup_epochs={cfg.warmup_epochs:g} with epochs={cfg.epochs:g} and "
+            f"optim.warmup_steps={cfg.optim.warmup_steps}; it goes with epochs, in the place of "
+            f"optim.warmup_steps: set one of both to 0"
+        )
+    for name in ("batch_size", "accumulation"):
         _positive(cfg, name)
     for name in ("data.frames", "data.size", "log.every", "checkpoint.every", "checkpoint.keep"):
         _positive(cfg, name)
@@ -110,8 +129,6 @@ def check(cfg: ConfigDict, file: str = "the config") -> None:
         )
     if not cfg.data.stores:
         raise UserError("data.stores is empty; give --config.data.stores=STORE[,STORE2]")
-    if "name" not in cfg.objective:
-        raise UserError(f"{file} sets no objective.name; see surgjax/objectives for the names")
     if cfg.objective.get("network", "video") == "video":
         token_grid(cfg.data.frames, cfg.data.size, (2, 16, 16))
     _check_arguments(cfg.objective, "objective", "surgjax.objectives", "Objective", file)

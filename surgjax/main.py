@@ -2,6 +2,8 @@
 
     python -m surgjax.main --config=configs/surgrec_mae.py --workdir=RUN --config.data.stores=STORE
     python -m surgjax.main --config=configs/surgrec_mae.py --workdir=RUN --mode=evaluate
+    python -m surgjax.main --config=configs/benchmark.py --workdir=OUT --mode=evaluate \\
+        --config.init_from=MODEL --config.evals.linear_probe.store=STORE
 
 The same command again continues. Any field of the config can be set: --config.optim.peak_lr=1e-4
 """
@@ -104,6 +106,7 @@ def _override(cfg: ConfigDict, argument: str, file: str) -> None:
     if not equals:
         raise UserError(f"{argument} has no value; as in --config.{path}=VALUE")
     *groups, name = path.split(".")
+    _admit(cfg, groups, name)
     node, done = cfg, ""
     for part in [*groups, name]:
         if not isinstance(node, ConfigDict) or part not in node:
@@ -119,6 +122,24 @@ def _override(cfg: ConfigDict, argument: str, file: str) -> None:
         parent[name] = value
     except (KeyError, ValueError, TypeError, SyntaxError):
         raise UserError(f"config.{path} must be {kind.__name__}, found {text!r}") from None
+
+
+def _admit(cfg: ConfigDict, groups: list[str], name: str) -> None:
+    """Let an argument of an evaluation be set that its block leaves at the default."""
+    if len(groups) != 2 or groups[0] != "evals" or groups[1] not in cfg.evals:
+        return
+    block = cfg.evals[groups[1]]
+    if name in block:
+        return
+    from inspect import signature
+
+    from surgjax.config import component
+
+    made = component("surgjax.evals", block.get("module", groups[1]), "Evaluator")
+    parameter = signature(made).parameters.get(name)
+    if parameter is not None and parameter.default is not parameter.empty:
+        with block.unlocked():
+            block[name] = parameter.default
 
 
 def _log_to_stderr() -> None:

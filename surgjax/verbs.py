@@ -1,4 +1,8 @@
-"""Command lines of verbs: `python -m PACKAGE VERB`, each a module with add_arguments and main."""
+"""Command lines of verbs: `python -m PACKAGE VERB`, each a module with add_arguments and main.
+
+Arguments that begin with the module's PASSED_ON, if it has one, are for other programs: main finds
+them in `args.passed_on`.
+"""
 
 import argparse
 import importlib
@@ -43,4 +47,8 @@ def run_verb(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    return module.main(parser.parse_args(argv[1:])) or 0
+    prefix = getattr(module, "PASSED_ON", None)
+    passed_on = [word for word in argv[1:] if prefix and word.startswith(prefix)]
+    args = parser.parse_args([word for word in argv[1:] if word not in passed_on])
+    args.passed_on = passed_on
+    return module.main(args) or 0

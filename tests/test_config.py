@@ -21,6 +21,7 @@ from surgjax.state import split
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.py"))}
+del CONFIGS["benchmark"]  # which trains nothing; see test_evaluate_encoder.py
 VARIANTS = [(name, variant) for name in CONFIGS for variant in ("", "demo", "one_gpu")]
 VARIANTS += [("surgvista", "script"), ("surgvista", "C")]
 VARIANTS += [("finetune", "linear"), ("finetune", "attentive")]

@@ -5,8 +5,9 @@
                                          "is_ds_keyframe": true, "ds": [0, 0.667, 0.333]}, ...]}
 
 A folder holds the frames of many videos. `ds` is the mean of three raters, every 5 s; a criterion
-is met where two of them say so. Other frames are not labelled. The folders train_seg, all, 12_5 and
-25 hold the same pictures again, and *_vids.txt repeat the split, written as 1.2e+01; none is read.
+is met where two of them say so; `total` counts those that are met, as SurgVISTA's four classes do.
+Other frames are not labelled. The folders train_seg, all, 12_5 and 25 hold the same pictures again,
+and *_vids.txt repeat the split, written as 1.2e+01; none is read.
 """
 
 import re
@@ -35,7 +36,10 @@ ABOUT = About(
     access="direct download from CAMMA",
     layout="verified",
     evidence="README of CAMMA-public/Endoscapes",
-    tasks={"cvs": {"kind": "multi_label", "classes": CRITERIA}},
+    tasks={
+        "cvs": {"kind": "multi_label", "classes": CRITERIA},
+        "total": {"kind": "one_of_n", "classes": [str(n) for n in range(len(CRITERIA) + 1)]},
+    },
 )
 
 
@@ -62,12 +66,13 @@ def find(root: Path, **overrides: str) -> Found:
 
 
 def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
-    """Criteria met in the stored frames that were rated."""
+    """Criteria met in the stored frames that were rated, and how many."""
     rows = _rated(video)
     if rows is None:
         return {}
-    number = label_files.file_numbers(video, times)
-    return {"cvs": label_files.of_frames(rows, times, number)}
+    number, total = label_files.file_numbers(video, times), rows.values.sum(1).astype(np.int32)
+    given = {"cvs": rows, "total": replace(rows, values=None, label=total)}
+    return {task: label_files.of_frames(of, times, number) for task, of in given.items()}
 
 
 def check_labels(root: Path, video: Video, frames: float) -> list[str]:

@@ -6,12 +6,15 @@
 
 The split surgrec_release is as released: nine of sixteen validation lists are the test list, and
 some sets have clips of one recording in train and in test. `strict` divides cases instead. Nothing
-published names the case of a clip; it is taken from file names (`case_of`), which is assumed.
+published names the case of a clip; it is taken from file names (`case_of`), which is assumed. Under
+the released paths a case has the name that the set's own source gives it (`own_case`), so that a
+model that saw it there is known to have seen it here.
 """
 
 import functools
 import os
 import re
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -26,10 +29,34 @@ CASES = (  # whole paths without suffix; the first that fits counts
     r"(?P<case>(?:.*/)?(?P<class>\d\d)_[^/]*/(?P=class)_\d\d)",  # SurgicalActions160: not known
     r"(?:.*?/)?(?P<case>(?:case|video)_\d+)(?!\d).*",  # LapGyn, SAR-RARP50: parts of one operation
     r"(?:.*/)?(?P<case>[^/]+)_capture\d_[^/]*",  # JIGSAWS: two cameras of one trial
+    r"(?:.*/)?m2cai16w_(?:train|test)_dataset_(?P<case>(?:test_)?workflow_video_\d\d)_[^/]*",
+    r"(?:.*/)?(?P<case>[BS]BP\d\d)_[^/]*",  # MultiBypass140
     r"(?:.*/)?(?P<case>[^/]+)_[\d.]+_[\d.]+_(?:no_)?polyps",  # LDPolypVideo: from second to second
     r"(?:.*/)?(?:NBI|WL) ?(?P<case>(?:\(\d+\))?)",  # Colonoscopic: two lights on one lesion
     r"(?:.*/)?(?P<folder>[^/]+)/(?P<case>[^/]+?)_(?P=folder)_\d+",  # 07_Incision_3 in Incision/
     r"(?:.*/)?(?P<case>[^/]+?)_\d+(?:-\d+)?",  # Cholec80, HyperKvasir; Kvasir-Capsule: frames
+)
+# First folder and case of the released paths -> the case as the set's own source calls it. Which
+# lesions of Colonoscopic are which is assumed there, so it is left out.
+OWN = (
+    (r"AlxSuture/([A-Z]\d\d[A-Z])", r"aixsuture/\1"),
+    (r"AutoLaparo/label_(\d\d)", r"autolaparo/\1"),
+    (r"JIGSAWS/(\w+_[B-I]\d{3})", r"jigsaws/\1"),
+    (r"LDPolyVideo/(\d+)", r"ldpolypvideo/\1"),
+    (r"LDPolyVideo/0_(\d+)", r"ldpolypvideo/videos without polyps/\1"),
+    (r"LDPolyVideo/1_(\d+)", r"ldpolypvideo/videos with polyps/\1"),
+    (r"LapGyn_dataset/(case_\d+)", r"lapgyn6_events/\1"),
+    (r"M2CAI16-Workflow/((?:test_)?workflow_video_\d\d)", r"m2cai16/\1"),
+    (r"MultiBypass140/([BS]BP\d\d)", r"multibypass140/\1"),
+    (r"PitVis/(video_\d\d)", r"pitvis/\1"),
+    (r"SAR-RARP50/(video_\d\d)", r"sar_rarp50/\1"),
+    (r"SurgicalActions160/.*/(\d\d_\d\d)", r"surgicalactions160/\1"),
+    (r"cat-21/(case_\d\d)", r"cataract21/\1"),
+    (r"cataract-101/(case_\d+)", r"cataract101/\1"),
+    (r"cataract-1k-phase/(case_\d+)", r"cataract1k/\1"),
+    (r"cholec80/cholec80_(\d\d)", r"cholec80/video\1"),
+    (r"hyper-kvasir/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", r"hyperkvasir/\1"),
+    (r"kvasir-capsule/([0-9a-f]{16})", r"kvasir_capsule/\1"),
 )
 
 SPLITS = "surgrec_release, strict"
@@ -69,9 +96,13 @@ def find(root: Path, **overrides: str) -> Found:
     found.warnings.append(f"{len(cases)} cases of {len(clips)} clips are assumed from their names")
     expected = f"train.csv, val.csv, test.csv with {PLACEHOLDER}/... and the clips they name"
     tasks, splits = {"label": {"kind": "one_of_n", "classes": _classes(clips)}}, _splits(clips)
-    return recordings.assemble(
+    result = recordings.assemble(
         ABOUT, root, found, overrides, expected=expected, case=case_of, tasks=tasks, splits=splits
     )
+    videos = [
+        replace(video, case=own_case(video.video_id) or video.case) for video in result.videos
+    ]
+    return replace(result, videos=videos)
 
 
 def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
@@ -90,6 +121,13 @@ def case_of(video_id: str) -> str:
         return min(stem, stem[::-1])  # AIxSuture: before and after the course, the code reversed
     matches = (re.fullmatch(pattern, video_id) for pattern in CASES)
     return next((match["case"] or "unnumbered" for match in matches if match), stem)
+
+
+def own_case(video_id: str) -> str | None:
+    """`<dataset>/<case>` of a clip in its own set, where the released path tells it."""
+    name = f"{video_id.partition('/')[0]}/{case_of(video_id)}"
+    matches = ((re.fullmatch(pattern, name), own) for pattern, own in OWN)
+    return next((match.expand(own) for match, own in matches if match), None)
 
 
 def _clips(root: Path) -> dict[str, Clip]:

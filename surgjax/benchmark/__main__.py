@@ -2,7 +2,16 @@
 
 from surgjax.verbs import run_verb
 
-VERBS = {"score": "the numbers of a task and protocol, from a file of predictions"}
+VERBS = {
+    "list": "the sets and tasks of the suites, and where one gets them",
+    "run": "a model on the sets of a suite",
+    "score": "the numbers of a task and protocol, from a file of predictions",
+    "table": "models by sets, as the papers arrange them",
+    "stats": "two models compared, video by video",
+    "verify": "every number of a folder of results once more, from predictions alone",
+    "report": "one offline page with tables, numbers and pictures",
+    "reproduce": "a published number, from its weights",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

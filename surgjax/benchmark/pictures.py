@@ -1,119 +1,104 @@
-"""Pictures from tables, arrays and files, never from models; one function a picture.
+"""What all pictures share, and those of runs and stores; one function a picture.
 
-Colours are the eight of Okabe and Ito (2008), told apart with any common colour vision; a class has
-its number's colour in every picture.
+Pictures are drawn from tables, arrays and files, never from models. Their colours are the eight of
+Okabe and Ito (2008), told apart with any common colour vision, then the same lighter and darker; a
+class has its number's colour in every picture. Pictures of predictions are in ribbons.py and
+charts.py, of several trainings in curves.py and heat.py, of features in embedding.py; each comes
+with the rows of numbers behind it.
 """
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from surgjax.benchmark import metrics
 from surgjax.benchmark.predictions import Predictions
 from surgjax.errors import UserError
-from surgjax.files import whole
+from surgjax.files import csv_text, whole, write_whole
 
 PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
     *("#56B4E9", "#D55E00", "#F0E442", "#000000"),
 )
-GREY, UNLABELLED = "#999999", "#FFFFFF"
+GREY = "#999999"
+HATCH = "////"  # of cells without a number
+SEQUENCE = "cividis"  # colours of numbers: even in grey, and for any common colour vision
 ENCODING = {".png": {"Software": None}, ".svg": {"Date": None}}  # equal pictures, equal bytes
+SHADES = ((0.0, 0.0), (0.55, 1.0), (0.45, 0.2))  # (share, grey level) mixed in: none, light, dark
+Rows = list[list]
 
 
 def colour(index: int) -> str:
-    """Colour of a class; there are eight, then they repeat."""
-    return PALETTE[index % len(PALETTE)]
+    """Colour of a class; there are 24, then they repeat."""
+    share, level = SHADES[index // len(PALETTE) % len(SHADES)]
+    base = np.array(to_rgb(PALETTE[index % len(PALETTE)]))
+    return to_hex((1 - share) * base + share * level).upper()
 
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> Path:
     """Writes a figure as a whole file, format by suffix (.png or .svg); returns the path."""
-    with whole(path) as part:
+    # Without a salt the names of an SVG's parts are drawn at random.
+    with whole(path) as part, matplotlib.rc_context({"svg.hashsalt": "surgjax"}):
         figure.savefig(part, format=path.suffix[1:], dpi=dpi, metadata=ENCODING.get(path.suffix))
     return path
 
 
-def plot_ribbons(table: Predictions, most: int = 8) -> Figure:
-    """Truth, prediction and errors over time, a block of three stripes for each video.
+def save_with_data(figure: Figure, rows: Rows, path: Path) -> list[Path]:
+    """Writes PATH.png, PATH.svg and PATH.csv, the numbers behind the picture; returns them.
 
     Args:
-      table: a predictions file; its first model is shown.
-      most: videos shown, worst first.
+      rows: of the csv, the header first.
+      path: without suffix.
     """
-    table = table.of(table.models[0])
-    names, counts = metrics.by_video(
-        table.target, table.pred, table["video_id"], len(table.classes)
+    made = [save(figure, path.with_name(f"{path.name}{suffix}")) for suffix in (".png", ".svg")]
+    table = path.with_name(f"{path.name}.csv")
+    write_whole(table, csv_text(rows))
+    return [*made, table]
+
+
+def heading(table: Predictions) -> str:
+    """Data set, model, protocol, number of videos, and whether the model saw these cases."""
+    known = (
+        ", ".join(dict.fromkeys(table[name].astype(str).tolist()))
+        for name in ("dataset", "model", "protocol")
+        if name in table
     )
-    f1, right = metrics.macro_f1(counts), metrics.accuracy(counts)
-    order = np.argsort(f1, kind="stable")[:most]
-    figure = Figure(figsize=(9, 0.6 + 0.9 * len(order)), layout="constrained")
-    axes = figure.subplots(len(order), squeeze=False)[:, 0]
-    for axis, index in zip(axes, order, strict=True):
-        at = np.flatnonzero(table["video_id"] == names[index])
-        at = at[np.argsort(table["t_ms"][at], kind="stable")]
-        seconds = table["t_ms"][at] / 1000
-        label, pred = table.target[at], table.pred[at]
-        _stripe(axis, seconds, label, 2)
-        _stripe(axis, seconds, pred, 1)
-        _stripe(axis, seconds, np.where(label == pred, -1, 5), 0)
-        axis.set_yticks([0.5, 1.5, 2.5], ["error", "predicted", "true"], fontsize=7)
-        axis.set_title(
-            f"{names[index]}: accuracy {right[index]:.2f}, macro-F1 {f1[index]:.2f}",
-            fontsize=8,
-            loc="left",
-        )
-        axis.tick_params(labelsize=7)
-    axes[-1].set_xlabel("seconds", fontsize=8)
-    _legend(figure, table.classes)
-    return figure
+    videos = len(set(table["video_id"].tolist()))
+    counted = f"{videos} video{'s' if videos != 1 else ''}"
+    return ", ".join([*known, counted, f"model saw test cases: {table.saw_test}"])
 
 
-def plot_label_ribbons(
-    videos: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], task: str
-) -> Figure:
-    """Labels of every video as one stripe.
-
-    Args:
-      videos: (title, seconds (n,), label (n,)) each; label -1 is left white.
-    """
-    figure = Figure(figsize=(9, 0.9 + 0.28 * len(videos)), layout="constrained")
-    axis = figure.subplots()
-    for row, (_, seconds, label) in enumerate(reversed(videos)):
-        _stripe(axis, seconds, label, row, height=0.8)
-    axis.set_yticks(np.arange(len(videos)) + 0.4, [title for title, _, _ in reversed(videos)])
-    axis.tick_params(labelsize=7)
-    axis.set_xlabel("seconds", fontsize=8)
-    axis.set_title(task, fontsize=9, loc="left")
-    _legend(figure, classes)
-    return figure
+def entitle(figure: Figure, title: str, about: str) -> None:
+    """A title in two parts over the whole figure, wrapped to its width."""
+    width = int(figure.get_size_inches()[0] * 16)
+    lines = [*textwrap.wrap(title, width), *textwrap.wrap(about, width)]
+    figure.suptitle("\n".join(map(plain, lines)), fontsize=8, x=0.01, ha="left")
 
 
-def plot_presence(
-    videos: Sequence[tuple[str, np.ndarray, np.ndarray]], classes: Sequence[str], task: str
-) -> Figure:
-    """Presence of several classes over time, one thin stripe a class and video.
+def plain(text: str, longest: int = 0) -> str:
+    """A name from outside as it is, for it is no formula; cut to `longest` letters if given."""
+    if longest and len(text) > longest:
+        text = f"{text[: longest - 1]}…"
+    return text.replace("$", r"\$")
 
-    Args:
-      videos: (title, seconds (n,), values (n, classes)) each; present from 0.5 on.
-    """
-    figure = Figure(figsize=(9, 0.9 + 0.4 * len(videos)), layout="constrained")
-    axis = figure.subplots()
-    height = 0.85 / len(classes)
-    for row, (_, seconds, values) in enumerate(reversed(videos)):
-        for c in range(len(classes)):
-            shown = np.where(values[:, c] >= 0.5, c, -1)
-            _stripe(axis, seconds, shown, row + (len(classes) - 1 - c) * height, height=height)
-    axis.set_yticks(np.arange(len(videos)) + 0.42, [title for title, _, _ in reversed(videos)])
-    axis.tick_params(labelsize=7)
-    axis.set_xlabel("seconds", fontsize=8)
-    axis.set_title(task, fontsize=9, loc="left")
-    _legend(figure, classes)
-    return figure
+
+def readable_on(share: float) -> str:
+    """Colour of letters on the colour that SEQUENCE has at a share of its range."""
+    return "#000000" if share > 0.6 else "#FFFFFF"
+
+
+def without_frame(axis: Axes) -> None:
+    """Takes away the lines and ticks around a panel, not its labels."""
+    axis.tick_params(length=0)
+    for side in axis.spines.values():
+        side.set_visible(False)
 
 
 def plot_curves(path: Path) -> Figure:
@@ -202,9 +187,8 @@ def plot_reconstruction(
     )
     block = video.shape[1] * width + gap
     axis.set_xticks(np.arange(len(video)) * block + (block - gap) / 2, list(titles))
-    axis.tick_params(length=0, labelsize=8)
-    for side in axis.spines.values():
-        side.set_visible(False)
+    axis.tick_params(labelsize=8)
+    without_frame(axis)
     axis.set_title(
         f"Step {step}. Hidden cubes un-normalised with the input's mean and deviation; "
         "visible cubes are the input's.",
@@ -227,17 +211,17 @@ def plot_floors(result: Mapping) -> Figure:
         f1 = found["macro_f1_per_video"]
         first = row == len(models) - 1
         axis.barh(row, f1["value"], color=PALETTE[0] if first else GREY, height=0.62, alpha=0.85)
-        axis.plot([f1["low"], f1["high"]], [row, row], color="#000000", linewidth=1.6)
+        if f1["reliable"]:
+            axis.plot([f1["low"], f1["high"]], [row, row], color="#000000", linewidth=1.6)
         dots = list(found["by_video"].values())
         axis.plot(dots, [row + 0.2] * len(dots), ".", color="#000000", markersize=3, alpha=0.6)
         axis.text(1.01, row, f"{f1['value']:.3f}", va="center", fontsize=8)
     axis.set_yticks(range(len(models)), [n.replace("_", " ") for n in reversed(models)], fontsize=8)
     axis.set_xlim(0, 1)
     axis.tick_params(axis="x", labelsize=7)
+    bars = "; bar: 95 % bootstrap over videos" if f1["reliable"] else ", a dot each"
     axis.set_xlabel(
-        f"macro-F1, mean over {len(result['videos'])} held-out videos; bar: 95 % bootstrap over "
-        "videos",
-        fontsize=7,
+        f"macro-F1, mean over {len(result['videos'])} held-out videos{bars}", fontsize=7
     )
     title = result.get("evaluation", "").replace("_", " ")
     saw = f", model saw test cases: {result['saw_test']}" if "saw_test" in result else ""
@@ -284,9 +268,7 @@ def plot_stacked(
             length = np.array([bar.get(part, 0.0) for bar in bars.values()])
             axis.barh(range(len(bars)), length, left=start, color=shade, height=0.7, label=part)
             start = start + length
-        names = [name if len(name) <= 34 else f"{name[:33]}…" for name in bars]
-        # A name from outside is no formula.
-        axis.set_yticks(range(len(bars)), [name.replace("$", r"\$") for name in names])
+        axis.set_yticks(range(len(bars)), [plain(name, 34) for name in bars])
         axis.invert_yaxis()
         axis.tick_params(labelsize=7)
         axis.set_title(title, fontsize=9, loc="left")
@@ -294,27 +276,3 @@ def plot_stacked(
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     return figure
-
-
-def _stripe(axis, seconds: np.ndarray, label: np.ndarray, bottom: float | int, height: float = 0.9):
-    """Runs of equal labels as coloured bars from their first to the next run's first time."""
-    axis.margins(x=0)
-    if not len(label):
-        return
-    step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 1.0
-    starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
-    ends = np.r_[seconds[starts[1:]], seconds[-1] + step]
-    for start, end in zip(starts, ends, strict=True):
-        if label[start] >= 0:
-            axis.broken_barh(
-                [(seconds[start], end - seconds[start])],
-                (bottom, height),
-                facecolors=colour(int(label[start])),
-            )
-
-
-def _legend(figure: Figure, classes: Sequence[str]) -> None:
-    handles = [Patch(color=colour(i), label=name) for i, name in enumerate(classes)]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(6, len(classes)), fontsize=7
-    )

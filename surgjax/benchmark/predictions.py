@@ -84,7 +84,7 @@ class Predictions:
 
 def write(
     path: Path,
-    columns: dict[str, np.ndarray],
+    columns: dict[str, np.ndarray | pa.Array],
     probabilities: Float[np.ndarray, "n c"],
     target: Int[np.ndarray, "n"] | Float[np.ndarray, "n c"],
     classes: list[str],

@@ -1,167 +1,151 @@
-"""One offline page with the pictures and tables of a run: `write_report(RUN, OUT)`.
+"""`python -m surgjax.benchmark report SOURCE... --out DIR`: one page, DIR/report.html.
+
+A SOURCE is one of
+
+    a folder of results    that `run` filled: tables, heat tables, and of every job its numbers
+                           with intervals and floors, and its pictures
+    a run                  or any folder with runs: evaluations, curves, pictures
+    a predictions.parquet  of ours or anybody's: numbers and pictures
+    a features.parquet     with --stores: a map by procedure and source, nearest neighbours
 
 Everything is inlined, so that the page opens from a disk without a network and can be sent as one
-file; pictures that would take it over MAX_BYTES are left out and named.
+file. Pictures made for it are in DIR/report_pictures too, each as PNG, SVG and a csv of the numbers
+behind it.
 """
 
-import base64
-import html
-import json
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from surgjax.benchmark import pictures, retrieval
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from surgjax.benchmark import page, report_jobs, report_run, results, score, suites
+from surgjax.benchmark.curves import Sizes, read_sizes
+from surgjax.benchmark.page import Picture, Section
+from surgjax.data.store import Store
 from surgjax.errors import UserError
-from surgjax.files import write_whole
 
-MAX_BYTES = 5_000_000
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222; background: #fff }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse; margin: .6rem 0 } th, td { padding: .25rem .7rem; text-align:
-  right; border-bottom: 1px solid #ddd } th:first-child, td:first-child { text-align: left }
-img { max-width: 100%; display: block; margin: .6rem 0 } figcaption, .note { color: #555;
-  font-size: .85rem } pre { background: #f5f5f5; padding: .6rem; overflow-x: auto }
-@media print { h2 { break-after: avoid } img { break-inside: avoid } }
-"""
+MAX_BYTES = page.MAX_BYTES
 
 
-def write_report(folder: Path, out: Path | None = None, title: str = "surgjax report") -> Path:
-    """Writes the page about everything below `folder`; returns its path.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--title", default="surgjax report")
+    parser.add_argument("--task", choices=score.PROTOCOLS, help="of a predictions.parquet")
+    parser.add_argument("--protocol", help="to score it with; default: the first of the task")
+    parser.add_argument("--stores", help="folders of stores that features are of, with commas")
+    parser.add_argument(
+        "--sizes",
+        type=Path,
+        metavar="FILE",
+        help="csv: model,series,hours (or videos, ...) for scaling curves; without it models named "
+        "SERIES-A to SERIES-E are taken as SurgVISTA's settings",
+    )
 
-    Shown are, where they exist: each metrics.jsonl as curves, each metrics.json of an evaluation as
-    a table, and PNG pictures (of a reconstruction the first and the last).
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0; raises UserError."""
+    path = write_report(
+        args.sources,
+        args.out / "report.html",
+        args.title,
+        task=args.task,
+        protocol=args.protocol,
+        stores=suites.open_stores(args.stores.split(",")) if args.stores else (),
+        sizes=read_sizes(args.sizes) if args.sizes else None,
+    )
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def write_report(
+    sources: Path | Sequence[Path],
+    out: Path | None = None,
+    title: str = "surgjax report",
+    *,
+    task: str | None = None,
+    protocol: str | None = None,
+    stores: Sequence[Store] = (),
+    sizes: Sizes | None = None,
+) -> Path:
+    """Writes the page; returns its path.
 
     Args:
-      folder: a run, or a folder that holds runs and pictures.
-      out: the page; report.html in the folder by default.
+      sources: as above, one or several.
+      out: the page; report.html in the (first) folder by default. Pictures lie beside it.
+      task, protocol: of predictions; by default phase for one class a row, triplet for
+        instrument,verb,target, tool for other lists, and clip without times.
+      stores: that features are of.
+      sizes: how much data models were pretrained on, for scaling curves.
 
     Raises:
-      UserError: the folder is missing or holds nothing to show.
+      UserError: a source is missing or holds nothing to show, or files that cannot be read.
     """
-    folder = Path(folder)
-    out = Path(out) if out else folder / "report.html"
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; expected a run to report on")
-    parts = [*_results(folder), *_curves(folder), *_pictures(folder)]
-    if not parts:
+    sources = [Path(sources)] if isinstance(sources, (str, Path)) else [*map(Path, sources)]
+    first = sources[0]
+    out = Path(out) if out else (first if first.is_dir() else first.parent) / "report.html"
+    folder = out.parent / f"{out.stem}_pictures"
+    sections = []
+    for number, source in enumerate(sources):
+        at = folder if len(sources) == 1 else folder / f"{number}_{source.stem}"
+        if source.is_dir():
+            found = results.read(source)
+            if found:
+                sections += report_jobs.of_results(found, at, sizes)
+            else:
+                sections += report_run.of_folder(source, at)
+        elif not source.is_file():
+            raise UserError(f"{source} is no folder and no file; expected a run or results")
+        elif "vector" in _columns(source):
+            sections += _features(source, stores, at)
+        else:
+            asked = task or _task(source)
+            known = protocol or score.PROTOCOLS[asked][0]
+            sections += report_jobs.of_predictions(source, asked, known, at)
+    if not sections:
         raise UserError(
-            f"{folder} holds no metrics.jsonl, metrics.json or pictures; train or evaluate first"
+            f"{', '.join(map(str, sources))} holds no metrics.jsonl, metrics.json, job.json or "
+            f"pictures; train or evaluate first"
         )
-    head = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}'
-        f"</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-    )
-    body, size, dropped = [], len(head) + 10_000, []
-    for name, part in parts:
-        if size + len(part.encode()) > MAX_BYTES:
-            dropped.append(name)
-            continue
-        size += len(part.encode())
-        body.append(part)
-    if dropped:
-        body.append(f'<p class="note">Left out for size: {html.escape(", ".join(dropped))}</p>')
-    page = head + "\n".join(body) + "</body></html>\n"
-    write_whole(out, page)
-    return out
+    return page.write_page(out, title, sections, MAX_BYTES)
 
 
-def _results(folder: Path) -> list[tuple[str, str]]:
-    parts = []
-    for path in sorted(folder.rglob("metrics.json")):
+def _features(file: Path, stores: Sequence[Store], out: Path) -> list[Section]:
+    from surgjax.benchmark import embedding, pictures, vectors  # reads frames: needs codecs
+
+    if not stores:
+        raise UserError(f"{file} holds features; give the stores they are of as --stores")
+    found, shown = vectors.read(file), []
+    for name, plot, alt in (
+        (
+            "embedding",
+            embedding.plot_embedding,
+            "Two principal components, by procedure and source",
+        ),
+        ("neighbours", embedding.plot_neighbours, "Frames and their nearest of other cases"),
+    ):
         try:
-            result = json.loads(path.read_text())
-            table = _retrieval if "groups" in result else _table
-            parts.append((str(path), table(result)))
-        except (ValueError, KeyError, TypeError, OSError):
-            continue  # not one of ours
-        for name in ("floors.png", "ribbons.png"):
-            if (path.parent / name).is_file():
-                parts.append((str(path.parent / name), _image(path.parent / name, name[:-4])))
-    return parts
+            made = pictures.save_with_data(*plot(found, stores), out / name)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}; give more features") from error
+        shown.append(Picture(made[0], alt))
+    return [Section(f"Features: {file.name}", pictures=tuple(shown))]
 
 
-def _table(result: dict) -> str:
-    def cell(value) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    rows = []
-    for name, found in result["models"].items():
-        f1 = found["macro_f1_per_video"]
-        cells = [
-            f"{cell(f1['value'])} [{cell(f1['low'])}, {cell(f1['high'])}]",
-            cell(found["macro_f1_pooled"]),
-            cell(found["accuracy_pooled"]),
-            *(cell(value) for value in found["f1_pooled"].values()),
-        ]
-        title = html.escape(name.replace("_", " "))
-        rows.append(f"<tr><td>{title}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    classes = "".join(f"<th>F1 {html.escape(c)}</th>" for c in result["classes"])
-    notes = []
-    for name, row in result["differences"].items():
-        if name.endswith("-random"):
-            notes.append(
-                f"{html.escape(name.replace('-', ' minus '))}: {row['value']:+.3f} "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}] macro-F1 per video, paired, over "
-                f"{row['videos']} held-out videos"
-                + ("" if row["reliable"] else " (few: read the interval with care)")
-            )
-    notes.append(
-        f"{html.escape(result['protocol'])}; {result['clips']} clips; model saw test cases: "
-        f"{html.escape(result['saw_test'])}; step {result['step']}"
-    )
-    return (
-        f"<h2>{html.escape(result['evaluation'].replace('_', ' '))}</h2><table><tr><th>model</th>"
-        f"<th>macro-F1 per video [95 %]</th><th>pooled</th><th>accuracy</th>{classes}</tr>"
-        + "".join(rows)
-        + "</table>"
-        + "".join(f'<p class="note">{note}</p>' for note in notes)
-    )
+def _columns(file: Path) -> list[str]:
+    try:
+        return pq.read_schema(file).names
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file} is no Parquet file of predictions or features") from error
 
 
-def _retrieval(result: dict) -> str:
-    notes = (
-        f"{html.escape(result['protocol'])}; {result['pairs']} pairs of {len(result['videos'])} "
-        f"videos; model saw test cases: {html.escape(result['saw_test'])}; step {result['step']}"
-    )
-    return (
-        f"<h2>{html.escape(result['evaluation'].replace('_', ' '))}</h2>"
-        f'<pre>{html.escape(retrieval.text_table(result))}</pre><p class="note">{notes}</p>'
-    )
+def _task(file: Path) -> str:
+    from surgjax.benchmark import predictions
 
-
-def _curves(folder: Path) -> list[tuple[str, str]]:
-    parts = []
-    for path in sorted(folder.rglob("metrics.jsonl")):
-        try:
-            figure = pictures.plot_curves(path)
-        except UserError:
-            continue
-        picture = pictures.save(figure, path.parent / "curves.png")
-        run = html.escape(path.parent.name)
-        parts.append((str(picture), f"<h2>Training: {run}</h2>" + _image(picture, "curves")))
-    return parts
-
-
-def _pictures(folder: Path) -> list[tuple[str, str]]:
-    found = [p for p in sorted(folder.rglob("*.png")) if p.name not in _SHOWN_ELSEWHERE]
-    steps: dict[Path, list[Path]] = {}
-    for path in found:
-        if path.name.startswith("step_"):
-            steps.setdefault(path.parent, []).append(path)
-    chosen = [p for group in steps.values() for p in dict.fromkeys((group[-1], group[0]))]
-    chosen += [p for p in found if not p.name.startswith("step_")]
-    parts = []
-    for path in chosen:
-        name = f"{path.parent.name}/{path.stem}" if path.name.startswith("step_") else path.stem
-        title = html.escape(name.replace("_", " "))
-        parts.append((str(path), f"<h2>{title}</h2>" + _image(path, name)))
-    return parts
-
-
-_SHOWN_ELSEWHERE = {"floors.png", "ribbons.png", "curves.png"}
-
-
-def _image(path: Path, caption: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+    names = predictions.classes_of(file)
+    columns = pq.read_schema(file)
+    if pa.types.is_integer(columns.field("target").type):
+        return "phase" if "t_ms" in columns.names else "clip"
+    return "triplet" if all(name.count(",") == 2 for name in names) else "tool"

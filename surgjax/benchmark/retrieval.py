@@ -223,8 +223,7 @@ def text_table(result: dict) -> str:
                 line += f"  {row['median_rank']:6g}"
                 if "recall_1_per_video" in row:
                     each = row["recall_1_per_video"]
-                    line += f"   {each['value']:.3f} [{each['low']:.3f}, {each['high']:.3f}]"
-                    line += "" if each["reliable"] else f" over {each['videos']} videos: few"
+                    line += f"   {statistics.as_text(each)}"
                 lines.append(line)
     return "\n".join(lines)
 

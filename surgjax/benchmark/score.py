@@ -18,7 +18,7 @@ resampled videos; below 6 videos the videos' own values stand in its place.
 import argparse
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", help="whose transitions relaxed protocols forgive, as cholec80"
     )
     parser.add_argument("--model", help="of a file with several (default: the first)")
+    parser.add_argument("--setting", help="of a file with several, as prompts or '4 videos'")
+    parser.add_argument("--exclude", default="", help="classes that are not counted, with commas")
+    parser.add_argument(
+        "--allow-seen", action="store_true", help="also where the model trained on these cases"
+    )
     parser.add_argument("--json", action="store_true", help="the whole result")
 
 
@@ -68,7 +73,13 @@ def main(args: argparse.Namespace) -> int:
     """Returns 0; raises UserError."""
     protocol = args.protocol or PROTOCOLS[args.task][0]
     result = score(
-        args.file, args.task, protocol, labels=args.labels, dataset=args.dataset, model=args.model
+        *(args.file, args.task, protocol),
+        labels=args.labels,
+        dataset=args.dataset,
+        model=args.model,
+        setting=args.setting,
+        exclude=[name for name in args.exclude.split(",") if name],
+        allow_seen=args.allow_seen,
     )
     print(json.dumps(result, indent=1, allow_nan=False) if args.json else as_text(result))
     return 0
@@ -82,13 +93,26 @@ def score(
     labels: Path | None = None,
     dataset: str | None = None,
     model: str | None = None,
+    setting: str | None = None,
+    exclude: Sequence[str] = (),
+    allow_seen: bool = False,
 ) -> dict:
-    """{"task", "protocol", "videos", "metrics": {name: {"value", "ci95", ...}}, "per_class",
-    "floors"} of a file of predictions; None stands for NaN.
+    """{"task", "protocol", "videos", "saw_test", "metrics": {name: {"value", "ci95", ...}},
+    "per_class", "floors"} of a file of predictions; None stands for NaN.
+
+    The floors hold the first metric of every other model in the file too, as
+    "random_image_accuracy".
+
+    Args:
+      labels: a store, whose labels take the place of the targets.
+      dataset: whose transitions relaxed protocols forgive.
+      model, setting: rows to score, of a file with several; the first model by default.
+      exclude: classes whose frames or clips are not counted, as those out of the body.
+      allow_seen: also where the model was trained on these cases.
 
     Raises:
-      UserError: as `predictions.read` and `surgjax.benchmark.truth.of_store`; an unknown protocol
-        or model; a file that lacks what the protocol needs.
+      UserError: as `predictions.read` and `surgjax.benchmark.truth.of_store`; an unknown protocol,
+        model or setting; a file that lacks what the protocol needs; cases that were trained on.
     """
     if task not in PROTOCOLS or protocol not in PROTOCOLS[task]:
         raise UserError(
@@ -101,28 +125,53 @@ def score(
         from surgjax.benchmark import truth
 
         table = truth.of_store(file, labels, task)
+    refuse_seen(table, file, allow_seen)
     if model is not None and model not in table.models:
         raise UserError(f"{file} has no model {model!r}; it has {', '.join(table.models)}")
-    table = table.of(model or table.models[0])
+    table = without(_of_setting(table, setting, file), exclude, file)
     if not len(table):
-        raise UserError(f"{file} has no rows")
+        left = f" but of {', '.join(exclude)}, which are not counted" if exclude else ""
+        raise UserError(f"{file} has no rows{left}")
+    first = model or table.models[0]
+    videos = len(set(table.of(first)["video_id"].tolist()))
+    has_interval = videos >= statistics.FEWEST_VIDEOS
+
+    def numbers_of(name: str, resamples: int) -> tuple[Metrics, dict, dict]:
+        return _SCORERS[task](table.of(name), protocol, dataset, resamples)
+
     try:
-        numbers, per_class, beside = _SCORERS[task](table, protocol, dataset)
+        numbers, per_class, beside = numbers_of(first, RESAMPLES if has_interval else 0)
+        for other in table.models:
+            if other != first:
+                main_metric, found = next(iter(numbers_of(other, 0)[0].items()))
+                beside.setdefault(f"{other}_{main_metric}", found["value"])
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     return {
         "task": task,
         "protocol": protocol,
-        "videos": len(set(table["video_id"].tolist())),
+        "videos": videos,
+        "saw_test": table.saw_test,
         "metrics": numbers,
         "per_class": per_class,
         "floors": beside,
     }
 
 
+def refuse_seen(table: Predictions, file: Path, allow_seen: bool) -> None:
+    """Raises UserError where the model was trained on these cases, unless that is allowed."""
+    if table.saw_test == "yes" and not allow_seen:
+        raise UserError(
+            f"{file}: the model was trained on these test cases, so its numbers are not those of "
+            f"new cases; give --allow-seen to have them anyway, marked"
+        )
+
+
 def as_text(result: Mapping) -> str:
     """A line a number."""
     lines = [f"{result['task']}, {result['protocol']}, {result['videos']} videos"]
+    if result["saw_test"] == "yes":
+        lines.append("the model was TRAINED on these test cases")
     for name, found in result["metrics"].items():
         low, high = found["ci95"] or (None, None)
         between = f" [{low:.3f}, {high:.3f}]" if found["ci95"] else " (too few videos)"
@@ -137,7 +186,9 @@ def as_text(result: Mapping) -> str:
 # --- tasks -------------------------------------------------------------------------------------
 
 
-def _frames(table: Predictions, protocol: str, dataset: str | None) -> tuple[Metrics, dict, dict]:
+def _frames(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     _one_class(table)
     if protocol != "strict" and dataset is None:
         raise ValueError(f"{protocol} needs --dataset: what is forgiven depends on it")
@@ -149,12 +200,17 @@ def _frames(table: Predictions, protocol: str, dataset: str | None) -> tuple[Met
         name: interval.as_metric(
             {counts.videos[i]: phases.value(counts.of(units[i : i + 1]), name) for i in units}
         )
-        for name, interval in phases.intervals(counts, resamples=RESAMPLES).items()
+        for name, interval in phases.intervals(counts, resamples=resamples).items()
     }
+    names, matrices = metrics.by_video(*columns, classes)
+    if protocol == "strict":
+        numbers["macro_f1_per_video"] = _mean_over_videos(
+            names, metrics.macro_f1(matrices), resamples
+        )
     if protocol == "strict" and "t_ms" in table:
         names, values = segments.by_video(*columns, t_ms=_times(table))
         for name in ("edit", *(f"f1_{k}" for k in segments.OVERLAPS)):
-            numbers[name] = _mean_over_videos(names, values[name])
+            numbers[name] = _mean_over_videos(names, values[name], resamples)
     per_class = {
         name: {m: _known(phases.per_phase(counts, m)[i]) for m in phases.METRICS[2:]}
         for i, name in enumerate(table.classes)
@@ -162,7 +218,9 @@ def _frames(table: Predictions, protocol: str, dataset: str | None) -> tuple[Met
     return numbers, per_class, _floors(table)
 
 
-def _several(table: Predictions, *_) -> tuple[Metrics, dict, dict]:
+def _several(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     """Average precision over all frames together (scikit-learn's, ties taken together)."""
     _several_classes(table)
     names, rows = _videos(table)
@@ -172,7 +230,7 @@ def _several(table: Predictions, *_) -> tuple[Metrics, dict, dict]:
         each = multi_label.average_precision(table.target[at], table.probabilities[at])
         return float(np.nanmean(each)) if not np.isnan(each).all() else math.nan
 
-    interval = statistics.bootstrap(np.arange(len(names)), mean, resamples=RESAMPLES)
+    interval = statistics.bootstrap(np.arange(len(names)), mean, resamples=resamples)
     alone = {name: mean(np.array([i])) for i, name in enumerate(names)}
     each = multi_label.average_precision(table.target, table.probabilities)
     chance = floors.chance_average_precision(table.target)
@@ -184,19 +242,21 @@ def _several(table: Predictions, *_) -> tuple[Metrics, dict, dict]:
     return {"map": interval.as_metric(alone)}, per_class, beside
 
 
-def _triplet(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict]:
+def _triplet(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     _several_classes(table)
     words, video = triplets.vocabulary(table.classes), table["video_id"]
     label, scores = table.target, table.probabilities.astype(np.float64)
     names, each = triplets.video_average_precision(label, scores, video, words)
     alone = {name: {k: v[i] for k, v in each.items()} for i, name in enumerate(names)}
     alone = {name: triplets.mean_average_precision(ap, words) for name, ap in alone.items()}
-    draws = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    draws = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
     if protocol == "video_ap":
         ap = {part: triplets.over_videos(values) for part, values in each.items()}
         drawn = {part: triplets.over_videos(values[draws]) for part, values in each.items()}
     else:
-        times = np.stack([np.bincount(row, minlength=len(names)) for row in draws])
+        times = (draws[:, :, None] == np.arange(len(names))).sum(1)
         ap = triplets.global_average_precision(label, scores, words)
         drawn = triplets.resampled_global_average_precision(label, scores, video, times, words)
     values = triplets.mean_average_precision(ap, words)
@@ -209,7 +269,7 @@ def _triplet(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict
     }
     for k in (5, 10, 20):
         names, counts = triplets.top_k_counts(label, scores, video, k)
-        recall = statistics.bootstrap(counts, triplets.top_k_recall, resamples=RESAMPLES)
+        recall = statistics.bootstrap(counts, triplets.top_k_recall, resamples=resamples)
         own = {name: triplets.top_k_recall(counts[i : i + 1]) for i, name in enumerate(names)}
         numbers[f"top_{k}"] = recall.as_metric(own)
     per_class = {
@@ -219,28 +279,45 @@ def _triplet(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict
     return numbers, per_class, {"chance_ap_ivt": _known(chance)}
 
 
-def _cvs(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict]:
+def _cvs(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     if protocol == "criteria_map":
-        return _several(table)
+        return _several(table, protocol, dataset, resamples)
     _one_class(table)
     if "6" in table.classes:  # SurgVISTA drops the frames whose criteria sum to 6
         top = table.classes.index("6")
         table = table.where(table.target != top)
+    return _one_against_rest(table, protocol, dataset, resamples)
+
+
+def _one_against_rest(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
+    """Accuracies, and the mean over classes of the average precision of each against the others."""
     onehot = np.eye(len(table.classes), dtype=np.float32)[table.target]
-    numbers, per_class, beside = _several(replace(table, target=onehot))
-    return _accuracy(table) | numbers, per_class, beside | _floors(table)
+    numbers, per_class, beside = _several(
+        replace(table, target=onehot), protocol, dataset, resamples
+    )
+    recalls = _recalls(table)
+    per_class = {name: recalls[name] | found for name, found in per_class.items()}
+    return _accuracy(table, resamples) | numbers, per_class, beside | _floors(table)
 
 
-def _clip(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict]:
+def _clip(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     _one_class(table)
     if protocol == "acc1_views":
-        table = _mean_of_views(table)
-    return _accuracy(table), _recalls(table), _floors(table)
+        table = mean_of_views(table)
+    return _one_against_rest(table, protocol, dataset, resamples)
 
 
-def _skill(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict]:
+def _skill(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     if protocol == "class":
-        return _clip(table, protocol)
+        return _clip(table, protocol, dataset, resamples)
     missing = [name for name in ("value", "target_value") if name not in table]
     if missing:
         raise ValueError(f"spearman needs the columns value and target_value; lacks {missing[0]}")
@@ -248,13 +325,15 @@ def _skill(table: Predictions, protocol: str, *_) -> tuple[Metrics, dict, dict]:
     names, rows = _videos(table)
 
     def correlation(chosen: np.ndarray) -> float:
-        return _spearman(pairs[np.concatenate([rows[i] for i in chosen])])
+        return spearman(pairs[np.concatenate([rows[i] for i in chosen])])
 
-    interval = statistics.bootstrap(np.arange(len(names)), correlation, resamples=RESAMPLES)
+    interval = statistics.bootstrap(np.arange(len(names)), correlation, resamples=resamples)
     return {"spearman": interval.as_metric(dict.fromkeys(names, math.nan))}, {}, {}
 
 
-def _box(table: Predictions, *_) -> tuple[Metrics, dict, dict]:
+def _box(
+    table: Predictions, protocol: str, dataset: str | None, resamples: int
+) -> tuple[Metrics, dict, dict]:
     missing = [name for name in ("boxes", "target_boxes") if name not in table]
     if missing:
         raise ValueError(f"miou needs the columns boxes and target_boxes; lacks {missing[0]}")
@@ -263,7 +342,7 @@ def _box(table: Predictions, *_) -> tuple[Metrics, dict, dict]:
     interval = statistics.bootstrap(
         np.arange(len(names)),
         lambda chosen: float(overlap[np.concatenate([rows[i] for i in chosen])].mean()),
-        resamples=RESAMPLES,
+        resamples=resamples,
     )
     own = {name: float(overlap[at].mean()) for name, at in zip(names, rows, strict=True)}
     return {"miou": interval.as_metric(own)}, {}, {}
@@ -283,7 +362,35 @@ _SCORERS: dict[str, Callable] = {
 # --- shared ------------------------------------------------------------------------------------
 
 
-def _accuracy(table: Predictions) -> Metrics:
+def _of_setting(table: Predictions, setting: str | None, file: Path) -> Predictions:
+    """The rows of one setting and draw."""
+    if "setting" in table:
+        known = list(dict.fromkeys(map(str, table["setting"])))
+        if setting not in known and (setting is not None or len(known) > 1):
+            raise UserError(f"{file} has the settings {', '.join(known)}; give one as --setting")
+        table = table.where(table["setting"] == (setting or known[0]))
+    elif setting is not None:
+        raise UserError(f"{file} has no settings, found --setting {setting!r}; leave it out")
+    if "draw" in table and len(set(table["draw"].tolist())) > 1:
+        raise UserError(
+            f"{file} has several draws of a setting; its metrics.json has their mean and interval"
+        )
+    return table
+
+
+def without(table: Predictions, exclude: Sequence[str], file: Path) -> Predictions:
+    """The rows whose target is none of these classes."""
+    if unknown := [name for name in exclude if name not in table.classes]:
+        raise UserError(
+            f"{file} has no class {unknown[0]!r} to leave out{nearest(unknown[0], table.classes)}"
+        )
+    if not exclude:
+        return table
+    _one_class(table)
+    return table.where(~np.isin(table.target, [table.classes.index(name) for name in exclude]))
+
+
+def _accuracy(table: Predictions, resamples: int) -> Metrics:
     """image_accuracy, video_accuracy and balanced_accuracy (mean recall of the classes there)."""
     names, counts = metrics.by_video(
         table.target, table.pred, table["video_id"], len(table.classes)
@@ -294,7 +401,7 @@ def _accuracy(table: Predictions) -> Metrics:
         "video_accuracy": lambda c: float(metrics.accuracy(c).mean()),
         "balanced_accuracy": lambda c: _mean(_recall(c.sum(0))),
     }.items():
-        interval = statistics.bootstrap(counts, statistic, resamples=RESAMPLES)
+        interval = statistics.bootstrap(counts, statistic, resamples=resamples)
         own = {video: statistic(counts[i : i + 1]) for i, video in enumerate(names)}
         numbers[name] = interval.as_metric(own)
     return numbers
@@ -324,7 +431,7 @@ def _floors(table: Predictions) -> dict:
     }
 
 
-def _mean_of_views(table: Predictions) -> Predictions:
+def mean_of_views(table: Predictions) -> Predictions:
     """A row a clip, with the mean probabilities of its views."""
     if "clip_id" not in table:
         raise ValueError("acc1_views needs the column clip_id, which the views of a clip share")
@@ -340,8 +447,8 @@ def _mean_of_views(table: Predictions) -> Predictions:
     return replace(merged, probabilities=(sums / np.bincount(which)[:, None]).astype(np.float32))
 
 
-def _mean_over_videos(names: list[str], values: np.ndarray) -> dict:
-    interval = statistics.bootstrap(values, lambda some: _mean(some), resamples=RESAMPLES)
+def _mean_over_videos(names: list[str], values: np.ndarray, resamples: int) -> dict:
+    interval = statistics.bootstrap(values, lambda some: _mean(some), resamples=resamples)
     return interval.as_metric(dict(zip(names, values.tolist(), strict=True)))
 
 
@@ -371,7 +478,7 @@ def _recall(counts: np.ndarray) -> np.ndarray:
     return np.divide(np.diag(counts), true, out=np.full(len(true), np.nan), where=true > 0)
 
 
-def _spearman(pairs: np.ndarray) -> float:
+def spearman(pairs: np.ndarray) -> float:
     """Pearson's correlation of ranks, equal values sharing their mean rank."""
     ranks = []
     for column in pairs.T:

@@ -1,7 +1,8 @@
 """Intervals and tests over videos: frames of one video are not independent, videos are.
 
 Intervals are percentile bootstrap intervals (Efron and Tibshirani 1993, chapter 13) with whole
-videos as units. Below MIN_VIDEOS videos an interval is too narrow to rely on; it is then marked so.
+videos as units. Below FEWEST_VIDEOS videos an interval is too narrow to rely on: the values of the
+videos are shown in its place.
 
 A model trained with several seeds has a score for each seed and video. The scores of one video
 share how hard it is, those of one seed what its training came to, so neither all scores nor the
@@ -23,7 +24,6 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float, Int
 
-MIN_VIDEOS = 8
 FEWEST_VIDEOS = 6  # with fewer the two-sided signed-rank test cannot give p < 0.05 either
 RESAMPLES = 10_000
 EXACT_PAIRS = 50  # so many: all chances are multiples of 2**-50, of which float64 sums are exact
@@ -39,7 +39,7 @@ class Interval:
       low, high: bounds; NaN where the statistic is undefined.
       level: coverage aimed at.
       videos: number of units.
-      reliable: at least MIN_VIDEOS videos.
+      reliable: at least FEWEST_VIDEOS videos.
       seeds: trainings that the value is the mean of; of a difference, those of the model with
         fewer.
     """
@@ -61,7 +61,7 @@ class Interval:
         Below FEWEST_VIDEOS videos ci95 is None and "by_video" gives the value of each video in its
         place. None stands for NaN.
         """
-        known = self.videos >= FEWEST_VIDEOS and not math.isnan(self.low)
+        known = self.reliable and not math.isnan(self.low)
         found = {
             "value": _or_none(self.value),
             f"ci{100 * self.level:g}": [self.low, self.high] if known else None,
@@ -69,13 +69,27 @@ class Interval:
             "seeds": self.seeds,
             "reliable": self.reliable,
         }
-        if self.videos < FEWEST_VIDEOS:
+        if not self.reliable:
             found["by_video"] = {name: _or_none(value) for name, value in by_video.items()}
         return found
 
     def excludes(self, point: float | int = 0) -> bool:
         """Whether `point` lies outside the bounds."""
         return bool(self.low > point or self.high < point)
+
+
+def as_text(found: Mapping, by_video: Iterable[float] = (), sign: str = "") -> str:
+    """ "0.341 [0.226, 0.474]" of an `Interval.as_dict`; of too few videos "0.341 (0.23 0.45)", the
+    values of the videos where they are given.
+
+    Args:
+      sign: "+" shows it always.
+    """
+    value = f"{found['value']:{sign}.3f}"
+    if found["reliable"]:
+        return f"{value} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+    each = " ".join(f"{one:{sign}.2f}" for one in by_video) or f"{found['videos']} videos"
+    return f"{value} ({each})"
 
 
 def bootstrap(
@@ -375,7 +389,7 @@ def _interval(
     values = values[~np.isnan(values)]
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (np.nan, np.nan)
-    return Interval(value, float(low), float(high), level, videos, videos >= MIN_VIDEOS, seeds)
+    return Interval(value, float(low), float(high), level, videos, videos >= FEWEST_VIDEOS, seeds)
 
 
 def _doubled_ranks(values: np.ndarray) -> Int[np.ndarray, "n"]:

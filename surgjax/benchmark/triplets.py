@@ -145,14 +145,48 @@ def resampled_global_average_precision(
     for component in PARTS:
         truth = of_component(label, vocabulary, component) > 0
         guess = of_component(score, vocabulary, component)
+        weights = times.astype(np.float64)
         out[component] = np.stack(
             [
-                _resampled(truth[:, k], guess[:, k], which, times.astype(np.float64))
+                resampled_average_precision(truth[:, k], guess[:, k], which, weights)
                 for k in range(truth.shape[1])
             ],
             axis=1,
         )
     return out
+
+
+def resampled_average_precision(
+    positive: Bool[np.ndarray, "n"],
+    score: Float[np.ndarray, "n"],
+    which: Int[np.ndarray, "n"],
+    times: Float[np.ndarray, "r v"],
+) -> Float[np.ndarray, "r"]:
+    """AP of one class in r sets, in which video v is times[r, v] times; NaN without positives.
+
+    Frames are counted by video and by the highest positive's score that they reach.
+
+    Args:
+      which: number of each frame's video.
+    """
+    if not positive.any():
+        return np.full(len(times), np.nan)
+    at = np.unique(score[positive])
+    reached = np.searchsorted(at, score, side="right")
+
+    def counted(rows: np.ndarray) -> np.ndarray:
+        cells = which[rows] * (len(at) + 1) + reached[rows]
+        table = np.bincount(cells, minlength=times.shape[1] * (len(at) + 1))
+        return table.reshape(times.shape[1], -1)[:, :0:-1].astype(np.float64)  # highest first
+
+    every, new, out = counted(np.arange(len(score))), counted(np.flatnonzero(positive)), []
+    for sets in np.array_split(times, max(1, -(-len(times) * len(at) // BLOCK))):
+        gained = sets @ new
+        hits, frames = gained.cumsum(1), (sets @ every).cumsum(1)
+        precision = np.divide(hits, frames, out=np.zeros_like(hits), where=frames > 0)
+        above, below = (gained * precision).sum(1), hits[:, -1]
+        out.append(np.divide(above, below, out=np.full(len(sets), np.nan), where=below > 0))
+    return np.concatenate(out)
 
 
 def over_videos(ap: Float[np.ndarray, "*r v k"]) -> Float[np.ndarray, "*r k"]:
@@ -215,33 +249,6 @@ def _check(label: np.ndarray, score: np.ndarray) -> None:
 def _by_video(video: np.ndarray) -> tuple[list[str], list[np.ndarray]]:
     names, which = np.unique(np.asarray(video).astype(str), return_inverse=True)
     return names.tolist(), [np.flatnonzero(which == v) for v in range(len(names))]
-
-
-def _resampled(
-    positive: np.ndarray, score: np.ndarray, which: np.ndarray, times: np.ndarray
-) -> np.ndarray:
-    """AP of one class in each resampled set, (r,).
-
-    Frames are counted by video and by the highest positive's score that they reach.
-    """
-    if not positive.any():
-        return np.full(len(times), np.nan)
-    at = np.unique(score[positive])
-    reached = np.searchsorted(at, score, side="right")
-
-    def counted(rows: np.ndarray) -> np.ndarray:
-        cells = which[rows] * (len(at) + 1) + reached[rows]
-        table = np.bincount(cells, minlength=times.shape[1] * (len(at) + 1))
-        return table.reshape(times.shape[1], -1)[:, :0:-1].astype(np.float64)  # highest first
-
-    every, new, out = counted(np.arange(len(score))), counted(np.flatnonzero(positive)), []
-    for sets in np.array_split(times, max(1, -(-len(times) * len(at) // BLOCK))):
-        gained = sets @ new
-        hits, frames = gained.cumsum(1), (sets @ every).cumsum(1)
-        precision = np.divide(hits, frames, out=np.zeros_like(hits), where=frames > 0)
-        above, below = (gained * precision).sum(1), hits[:, -1]
-        out.append(np.divide(above, below, out=np.full(len(sets), np.nan), where=below > 0))
-    return np.concatenate(out)
 
 
 def _mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:

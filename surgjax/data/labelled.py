@@ -2,7 +2,7 @@
 
 A sample is a labelled stored frame of a training case. A batch then also holds `labels`: the
 classes of all tasks side by side, so that one-of-n, multi-label and several tasks at once are the
-same array.
+same array. Where a video has one label, an epoch may have a clip of each video instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from surgjax.data.batch import UNKNOWN
-from surgjax.data.plan import ClipShape, Plan
+from surgjax.data.permutation import hash_words, permute
+from surgjax.data.plan import ORDER, START, ClipShape, Plan
 from surgjax.data.store import Store
 from surgjax.errors import UserError
 
@@ -57,9 +58,12 @@ class LabelledPlan(Plan):
       anchor: where in its clip the labelled frame lies: "last", so that nothing after it is seen
         (online recognition), or "middle". A clip that reaches over an end of the video repeats the
         frame there.
+      unit: "frame", or "video" for stores whose videos have one label each: an epoch then shows
+        every video once, at a random place where the clip fits.
 
     Raises:
-      UserError: no labelled frame in a store, or as in `Plan`.
+      UserError: no labelled frame in a store, a video with several labels where it should have
+        one, or as in `Plan`.
     """
 
     def __init__(
@@ -73,11 +77,24 @@ class LabelledPlan(Plan):
         *,
         tasks: Mapping[str, Mapping[str, Any]],
         anchor: str = "last",
+        unit: str = "frame",
         repeats: int = 1,
     ):
-        self._tasks = tasks
+        if unit not in ("frame", "video"):
+            raise UserError(f"data.unit is {unit!r}; choose frame or video")
+        self._tasks, self._unit = tasks, unit
         self._before = frames_before(clip, anchor)
         super().__init__(stores, masks, clip, batch_size, seed, weights, repeats=repeats)
+        if unit == "video":
+            for samples in self._samples:
+                samples.refuse_several_labels()
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps after which as many clips were delivered as there are frames, or videos."""
+        if self._unit == "frame":
+            return super().epoch_steps
+        return sum(len(samples.videos) for samples in self._samples) / self.batch_size
 
     def extras(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """{"labels": uint8 (n, classes of all tasks)}"""
@@ -88,6 +105,14 @@ class LabelledPlan(Plan):
             of_store = rows["store"] == number
             labels[of_store] = samples.labels[local[of_store]]
         return {"labels": labels}
+
+    def _nth_sample(self, store: int, nth: np.ndarray) -> np.ndarray:
+        if self._unit == "frame":
+            return super()._nth_sample(store, nth)
+        samples = self._samples[store]
+        epoch, turn = np.divmod(nth, np.uint64(len(samples.videos)))
+        turn = permute(turn, len(samples.videos), hash_words(self.seed, ORDER, store, epoch))
+        return samples.random(samples.videos[turn], hash_words(self.seed, START, store, nth))
 
     def _numbered(self, store: Store, mask: np.ndarray) -> "_LabelledFrames":
         return _LabelledFrames(store, mask, self._tasks, self.clip, self._before)
@@ -111,12 +136,13 @@ class _LabelledFrames:
     Attributes:
       count: how many.
       labels: uint8 (count, classes of all tasks).
+      videos: those with samples, rows of videos.parquet.
     """
 
     def __init__(
         self, store: Store, mask: np.ndarray, tasks: Mapping, clip: ClipShape, before: int
     ):
-        self._store, self._before = store, before
+        self._store, self._before, self._after = store, before, clip.frames - 1 - before
         self._strides = clip.strides(store)
         given = {name: store.labels(name) for name in tasks}
         places = np.concatenate(
@@ -147,8 +173,28 @@ class _LabelledFrames:
             )
         # Where every stored frame has a label, its number says which frame it is.
         counts = np.bincount(self._video, minlength=len(store))
-        self._first = np.cumsum(counts) - counts
+        self._first, self._counts = np.cumsum(counts) - counts, counts
         self._is_dense = counts == store.frames
+        self.videos = np.flatnonzero(counts)
+
+    def random(self, video: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """A sample number (n,) of each video (n,) by keys (n,): of those whose clip lies within the
+        video, where every frame has a label and any does, else of all."""
+        count, dense = self._counts[video], self._is_dense[video]
+        low = np.where(dense, np.minimum(self._before * self._strides[video], count - 1), 0)
+        end = np.where(dense, count - self._after * self._strides[video], count)
+        choices = np.maximum(end - low, 1).astype(np.uint64)
+        return self._first[video] + low + (keys % choices).astype(np.int64)
+
+    def refuse_several_labels(self) -> None:
+        """Raises UserError for a video whose samples have different labels."""
+        odd = (self.labels != self.labels[self._first[self._video]]).any(axis=1)
+        if odd.any():
+            raise UserError(
+                f"video {self._store.video_id(self._video[odd][0])} of {self._store.path} has more "
+                f"than one label; data.unit='video' is for stores whose videos have one each; use "
+                f"data.unit='frame'"
+            )
 
     def window(self, local: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Video (n,), start (1, n) and sample number (1, n) of n clips; k is 1."""

@@ -5,7 +5,7 @@ them: Cholec80 frames at 1 fps in one store and at 25 fps in another are the sam
 one that a store knows under another dataset's name, if it is held out there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,8 @@ from surgjax.data.store import Store
 from surgjax.errors import UserError
 
 EVERY, NONE = "every", "none"
+# Cases of lists that do not say whose they are: the clips may be of any other dataset.
+NAMELESS = "surgrec_csv/"
 
 
 def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], dict]:
@@ -107,6 +109,18 @@ def names_of(stores: Iterable[Store], cases: Iterable[str]) -> set[str]:
         names |= new
         new = {other for name in new for other in others.get(name, ())} - names
     return names
+
+
+def saw(store: Store, cases: Iterable[str], used: Collection[str] | None) -> str:
+    """Whether a model that was trained on the cases `used` (None: not known) saw any of `cases`,
+    under whatever name the store knows for them: "yes", "no" or "unknown"."""
+    if used is None:
+        return "unknown"
+    names = names_of([store], cases)
+    if names & set(used):
+        return "yes"
+    is_unclear = any(name.startswith(NAMELESS) for name in names)
+    return "unknown" if is_unclear and any(not c.startswith(NAMELESS) for c in used) else "no"
 
 
 def _without(

@@ -37,7 +37,7 @@ SPAN = np.dtype([("video", "i4"), ("first", "i8"), ("end", "i8"), ("weight", "f8
 _PART = np.dtype([*SPAN.descr, ("low", "i8"), ("high", "i8")])
 
 # First words of the hash keys, so that no two uses of a seed share a stream.
-_ORDER, _SHUFFLE, _CROP, _OFFSET, _START = 1, 2, 3, 4, 5
+ORDER, SHUFFLE, CROP, OFFSET, START = 1, 2, 3, 4, 5
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: its multiples are spread evenly
 _QUOTA_BITS = np.uint64(32)
 
@@ -48,8 +48,9 @@ class ClipShape:
 
     Attributes:
       frames: frames in a clip.
-      stride: from one frame of the clip to the next, in stored frames (4) or seconds ("0.16s");
-        seconds are rounded to whole stored frames of each video.
+      stride: from one frame of the clip to the next, in stored frames (4) or seconds ("0.16s"),
+        rounded to whole stored frames of each video; or "spread", the video's frames by the clip's,
+        rounded down, as SurgVISTA samples short videos.
       size: side of the square picture, pixels.
 
     Raises:
@@ -74,13 +75,13 @@ class ClipShape:
         if isinstance(stride, int) and not isinstance(stride, bool) and stride > 0:
             return None
         if isinstance(stride, str):
-            if stride.isdecimal() and int(stride) > 0:
+            if stride == "spread" or (stride.isdecimal() and int(stride) > 0):
                 return None
             number = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*s", stride.strip())
             if number and float(number[1]) > 0:
                 return float(number[1])
         raise UserError(
-            f"clip stride is {stride!r}, expected stored frames (4) or seconds ('0.16s')"
+            f"clip stride is {stride!r}, expected stored frames (4), seconds ('0.16s') or spread"
         )
 
     def strides(self, store: Store, videos: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -89,6 +90,8 @@ class ClipShape:
         Raises:
           UserError: a stride in seconds that is less than one stored frame.
         """
+        if self.stride == "spread":
+            return np.maximum(1, store.frames[videos] // self.frames).astype(np.int64)
         if self.seconds is None:
             return np.full(len(store.frames[videos]), int(self.stride), np.int64)
         fps = store.videos["stored_fps"][videos].astype(np.float64)
@@ -179,7 +182,7 @@ class Plan:
     def group_rows(self, group: Whole) -> np.ndarray:
         """Rows (k, B) of the k steps that share their windows."""
         k, size = self.clips_per_window, self.batch_size // self.repeats
-        order = permute(np.arange(size), size, hash_words(self.seed, _SHUFFLE, group))
+        order = permute(np.arange(size), size, hash_words(self.seed, SHUFFLE, group))
         stores, local = self._slots(group * size + order)
         rows = np.zeros((k, size), ROW)
         rows["store"] = stores
@@ -192,7 +195,7 @@ class Plan:
             rows = np.repeat(rows, self.repeats, axis=1)
             rows["index"] += self._again(self.batch_size)
         steps = np.repeat(group * k + np.arange(k), self.batch_size)
-        crop_seeds = hash_words(self.seed, _CROP, steps, np.tile(np.arange(self.batch_size), k))
+        crop_seeds = hash_words(self.seed, CROP, steps, np.tile(np.arange(self.batch_size), k))
         rows["crop_seed"] = crop_seeds.reshape(k, self.batch_size)
         return rows
 
@@ -219,7 +222,7 @@ class Plan:
         video or shard at once; the same row always gets the same stand-in."""
         number = int(row["store"][0])
         size = int(self._sizes[number])
-        jump = _coprime(int(size * 0.6180339887498949), size)
+        jump = _coprime(max(1, int(size * 0.6180339887498949)), size)
         local = int(row["index"][0] % self.num_samples - self._offsets[number])
         local = (local + attempt * jump) % size
         video, start, nth = self._samples[number].window(np.array([local]), self.clips_per_window)
@@ -257,7 +260,7 @@ class Plan:
         """The nth delivered window of a store: epochs of permutations, one after the other."""
         size = int(self._sizes[store])
         epoch, position = np.divmod(nth, np.uint64(size))
-        return permute(position, size, hash_words(self.seed, _ORDER, store, epoch))
+        return permute(position, size, hash_words(self.seed, ORDER, store, epoch))
 
 
 class CuratedPlan(Plan):
@@ -344,12 +347,12 @@ class CuratedPlan(Plan):
     def _nth_sample(self, store: int, nth: np.ndarray) -> np.ndarray:
         ends, turns = self._weight_ends[store], self._turns[store]
         epoch, turn = np.divmod(nth, np.uint64(turns))
-        turn = permute(turn, turns, hash_words(self.seed, _ORDER, store, epoch))
+        turn = permute(turn, turns, hash_words(self.seed, ORDER, store, epoch))
         # One point in each of as many equal parts of the weights' sum as there are turns.
-        offset = (hash_words(self.seed, _OFFSET, store) + epoch * _GOLDEN) >> np.uint64(40)
+        offset = (hash_words(self.seed, OFFSET, store) + epoch * _GOLDEN) >> np.uint64(40)
         points = (turn + (offset + 0.5) / 2**24) * (ends[-1] / turns)
         span = np.searchsorted(ends, points, side="right").clip(max=len(ends) - 1)
-        return self._samples[store].random(span, hash_words(self.seed, _START, store, nth))
+        return self._samples[store].random(span, hash_words(self.seed, START, store, nth))
 
 
 def whole_videos(store: Store, mask: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -492,7 +495,6 @@ def _shares(
 
 
 def _coprime(jump: int, size: int) -> int:
-    jump = max(jump, 1)
     while math.gcd(jump, size) != 1:
         jump += 1
     return jump

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from surgjax.data import rand_augment
 from surgjax.errors import UserError
 
-CROPS = ("multiscale", "resized", "centre", "left", "middle", "right")
+CROPS = ("multiscale", "resized", "centre", "left", "middle", "right", "whole")
 SCALES = (1.0, 0.875, 0.75, 0.66)
 SNAP = 2  # pixels
 # Thirteen places of a crop in quarters of the free space (x, y): corners and centre, middles of the
@@ -47,8 +47,9 @@ class Augmentation:
 
     Attributes:
       crop: "multiscale" (VideoMAE's pretraining), "resized" (a box of random area and aspect),
-        "centre" (the largest centred square), or "left", "middle", "right" (squares of the short
-        side along the long one, from its start to its end, for testing on several crops).
+        "centre" (the largest centred square), "left", "middle", "right" (squares of the short side
+        along the long one, from its start to its end, for testing on several crops), or "whole"
+        (the frame squeezed into a square).
       area: smallest and largest share of the frame, of "resized".
       aspect: smallest and largest width / height, of "resized"; drawn log-uniformly.
       flip: chance of a mirrored clip. Sides matter in surgery: off unless set.
@@ -127,6 +128,8 @@ def draw(
         box = resized_crop(height, width, augmentation.area, augmentation.aspect, rng)
     elif crop == "centre":
         box = centre_crop(height, width)
+    elif crop == "whole":
+        box = Box(0, 0, height, width)
     else:
         box = side_crop(height, width, ("left", "middle", "right").index(crop))
     flipped = augmentation.flip > 0 and bool(rng.random() < augmentation.flip)

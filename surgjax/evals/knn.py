@@ -2,7 +2,8 @@
 
 Each clip of a held-out case is classified by the K nearest clips of all other cases. Features are
 standardised with the mean and deviation of the neighbours' pool, nearness is the cosine, and a
-neighbour votes with its cosine (negative ones with nothing).
+neighbour votes with its cosine (negative ones with nothing). Of several classes each has a vote of
+its own, in which the neighbours take part whose label of it is known.
 """
 
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from surgjax.benchmark.metrics import ratio
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
 from surgjax.evals.classification import all_features, finish
-from surgjax.evals.features import labelled_clips
+from surgjax.evals.features import in_words, labelled_clips, moments
 from surgjax.evals.model import Model
+
+AT_ONCE = 2**24  # cosines: 128 MiB
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,12 @@ class Evaluator:
 
     Attributes:
       store: folder of a store with labels.
-      task: a one_of_n task of it.
+      task: a one_of_n or multi_label task of it.
       split: name of the split whose test cases are classified.
       every_s: seconds between clips of a video.
+      anchor: place of the labelled frame in its clip, "middle" or "last".
+      unit: "frame", or "video" for stores whose videos have one label each.
+      segments: clips of a video whose mean stands for it, with unit "video".
       neighbours: K.
       batch_size: clips an encoder takes at once.
     """
@@ -35,6 +42,9 @@ class Evaluator:
     task: str = "phase"
     split: str = "official"
     every_s: float = 1.0
+    anchor: str = "middle"
+    unit: str = "frame"
+    segments: int = 1
     neighbours: int = 20
     batch_size: int = 16
 
@@ -45,7 +55,13 @@ class Evaluator:
           UserError: the store lacks the task, the split, or test cases beside other cases.
         """
         store = open_store(self.store)
-        clips = labelled_clips(store, self.task, model.clip, every_s=self.every_s, split=self.split)
+        clips = labelled_clips(
+            *(store, self.task, model.clip),
+            every_s=self.every_s,
+            split=self.split,
+            anchor=self.anchor,
+            unit=self.unit,
+        )
         tested = clips.split == "test"
         if not tested.any() or len(np.unique(clips.case)) < 2:
             raise UserError(
@@ -53,11 +69,15 @@ class Evaluator:
                 f"{self.split!r} in {len(np.unique(clips.case))} cases; expected test clips and "
                 f"at least two cases"
             )
+        found = all_features(
+            *(store, clips, model, self.batch_size), unit=self.unit, segments=self.segments
+        )
         probs = {}
-        for name, values in all_features(store, clips, model, self.batch_size).items():
+        for name, values in found.items():
             probs[name] = np.zeros((len(clips), len(clips.classes)), np.float32)
             for case in np.unique(clips.case[tested]):
-                query, pool = clips.case == case, clips.case != case
+                model.go_on()
+                query, pool = tested & (clips.case == case), clips.case != case
                 probs[name][query] = vote(
                     values[query],
                     values[pool],
@@ -71,8 +91,8 @@ class Evaluator:
             {name: values[tested] for name, values in probs.items()},
             clips.label[~tested] if (~tested).any() else clips.label,
             name="knn",
-            protocol=f"leave-case-out, cosine, K = {self.neighbours}, one clip in "
-            f"{self.every_s:g} s",
+            protocol=f"leave-case-out, cosine, K = {self.neighbours}, "
+            + in_words(self.unit, self.segments, self.every_s, self.anchor),
             store=store,
             details={"task": self.task, "neighbours": self.neighbours},
             out=out,
@@ -83,26 +103,52 @@ class Evaluator:
 def vote(
     query: Float[np.ndarray, "q d"],
     pool: Float[np.ndarray, "p d"],
-    label: Int[np.ndarray, "p"],
+    label: Int[np.ndarray, "p"] | Float[np.ndarray, "p classes"],
     classes: int,
     neighbours: int,
 ) -> Float[np.ndarray, "q classes"]:
-    """Share of the K nearest neighbours' cosine that each class has, float32; rows sum to one.
+    """Share of the K nearest neighbours' cosine that each class has, float32.
 
-    Where no neighbour has a positive cosine all K count alike.
+    Of one class a clip, rows sum to one. Of several, a class's share is that of the neighbours
+    whose label of it is known; where none is, its share of the pool. Where no neighbour has a
+    positive cosine all K count alike.
     """
-    mean, deviation = pool.mean(0), pool.std(0)
-    deviation = np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, 1)
+    mean, deviation = moments(pool)
     query, pool = (_unit((values - mean) / deviation) for values in (query, pool))
-    cosine = query @ pool.T
     neighbours = min(neighbours, pool.shape[0])
-    # a stable order, so that ties never depend on the machine
-    near = np.argsort(-cosine, axis=1, kind="stable")[:, :neighbours]
-    weight = np.clip(np.take_along_axis(cosine, near, axis=1), 0, None)
-    weight[weight.sum(1) == 0] = 1
-    votes = np.zeros((len(query), classes), np.float64)
-    np.add.at(votes, (np.arange(len(query))[:, None], label[near]), weight)
-    return (votes / votes.sum(1, keepdims=True)).astype(np.float32)
+    made = []
+    for some in np.array_split(query, max(1, -(-len(query) * len(pool) // AT_ONCE))):
+        cosine = some @ pool.T
+        near = nearest(cosine, neighbours)
+        weight = np.clip(np.take_along_axis(cosine, near, axis=1), 0, None)
+        weight[weight.sum(1) == 0] = 1
+        if label.ndim == 1:
+            votes = np.zeros((len(some), classes))
+            np.add.at(votes, (np.arange(len(some))[:, None], label[near]), weight)
+            made.append(votes / votes.sum(1, keepdims=True))
+        else:
+            made.append(_votes_of_several(label, near, weight))
+    return np.concatenate(made).astype(np.float32)
+
+
+def nearest(cosine: Float[np.ndarray, "q p"], count: int) -> Int[np.ndarray, "q count"]:
+    """Columns of the largest values of each row, in falling order, of equal ones the first: so that
+    ties never depend on the machine. Much faster than sorting whole rows."""
+    least = np.partition(cosine, -count, axis=1)[:, -count]
+    near = np.empty((len(cosine), count), np.int64)
+    for row, values in enumerate(cosine):
+        some = np.flatnonzero(values >= least[row])
+        near[row] = some[np.argsort(-values[some], kind="stable")[:count]]
+    return near
+
+
+def _votes_of_several(label: np.ndarray, near: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(label)
+    filled = np.where(known, label, 0)
+    share = np.nan_to_num(ratio(filled.sum(0), known.sum(0)))
+    for_it = np.einsum("qk,qkc->qc", weight, filled[near])
+    heard = np.einsum("qk,qkc->qc", weight, known[near].astype(np.float64))
+    return np.where(heard > 0, np.nan_to_num(ratio(for_it, heard)), share)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from surgjax.interop import licence
+from surgjax.interop.licence import licences, pretrained_on
 from surgjax.interop.public import Model
-from surgjax.interop.sources import licences, pretrained_on
 
 TAG = "surgjax"  # marks a folder as an export of ours
 # Names the hub's front matter knows; any other licence is "other" with its name beside it.

@@ -4,9 +4,11 @@ A rule of thumb for model cards, no legal advice. Names are SPDX identifiers; wh
 not know counts as unknown, the most restrictive of all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 UNKNOWN = "unknown"
+UNKNOWN_DATA = [UNKNOWN]
 # Condition letters: BY name the source, SA share alike, NC no commercial use, ND no derivatives;
 # X own terms that the table cannot weigh. The order is that of restriction.
 CONDITIONS: dict[str, frozenset[str]] = {
@@ -74,3 +76,21 @@ def notes(names: Iterable[str]) -> list[str]:
     return [
         text for letter, text in NOTES.items() if letter in clear or (letter == "X" and unclear)
     ]
+
+
+def licences(meta: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was made of -> its licence: datasets, the weights it began with, its teacher."""
+    found = {str(k): str(v or UNKNOWN) for k, v in (meta.get("licences") or {}).items()}
+    for role in ("init_from", "teacher"):
+        if meta.get(role):
+            source = meta[role]
+            found[f"weights of {source['source']}"] = source.get("licence") or UNKNOWN
+    return found
+
+
+def pretrained_on(meta: Mapping[str, Any]) -> list[str]:
+    """Datasets (and splits) a run's weights have seen, those of its starting weights included."""
+    own = meta.get("pretrained_on") or []
+    seen = [own] if isinstance(own, str) else [str(entry) for entry in own]
+    seen += (meta.get("init_from") or {}).get("pretrained_on") or []
+    return sorted(set(seen)) or list(UNKNOWN_DATA)

@@ -14,9 +14,8 @@ import numpy as np
 from surgjax.errors import UserError
 from surgjax.interop import files, find_format, formats, licence
 from surgjax.interop.keys import Reading, shortened, to_ours
+from surgjax.interop.licence import UNKNOWN_DATA, licences, pretrained_on
 from surgjax.state import Params, flatten, unflatten
-
-UNKNOWN_DATA = ["unknown"]
 
 
 @dataclass(frozen=True)
@@ -370,21 +369,3 @@ def front_matter(card: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def licences(meta: Mapping[str, Any]) -> dict[str, str]:
-    """What a run was made of -> its licence: datasets, the weights it began with, its teacher."""
-    found = {str(k): str(v or licence.UNKNOWN) for k, v in (meta.get("licences") or {}).items()}
-    for role in ("init_from", "teacher"):
-        if meta.get(role):
-            source = meta[role]
-            found[f"weights of {source['source']}"] = source.get("licence") or licence.UNKNOWN
-    return found
-
-
-def pretrained_on(meta: Mapping[str, Any]) -> list[str]:
-    """Datasets (and splits) a run's weights have seen, those of its starting weights included."""
-    own = meta.get("pretrained_on") or []
-    seen = [own] if isinstance(own, str) else [str(entry) for entry in own]
-    seen += (meta.get("init_from") or {}).get("pretrained_on") or []
-    return sorted(set(seen)) or list(UNKNOWN_DATA)

@@ -61,10 +61,12 @@ class SurgCLIP(nnx.Module):
         ids: Int[Array, "b n"],
         mask: Bool[Array, "b n"] | None = None,
         *,
+        context: Float[Array, "#b m d"] | None = None,
         rng: jax.Array | None = None,
     ) -> Float[Array, "b e"]:
-        """One vector of length 1 a sentence; `mask` is False for padding; float32."""
-        return self.project_text(self.text_encoder.encode(ids, mask, rng=rng))
+        """One vector of length 1 a sentence; `mask` is False for padding and `context` as in
+        `TextTransformer`; float32."""
+        return self.project_text(self.text_encoder.encode(ids, mask, context=context, rng=rng))
 
     def project_video(self, pooled: Float[Array, "b t d"]) -> Float[Array, "b t e"]:
         """Steps of the video tower in the common space."""

@@ -136,6 +136,7 @@ class TextTransformer(nnx.Module):
         *,
         token_types: Int[Array, "b n"] | None = None,
         positions: Int[Array, "#b n"] | None = None,
+        context: Float[Array, "#b m d"] | None = None,
         rng: jax.Array | None = None,
     ) -> Float[Array, "b n d"]:
         """Tokens of sentences, after the final norm where there is one.
@@ -143,6 +144,7 @@ class TextTransformer(nnx.Module):
         Args:
           mask: False for padding, which no token sees. SigLIP was trained without one.
           token_types: BERT's, by default all 0. positions: by default 0, 1, 2, ...
+          context: vectors in place of the embeddings of m ids, those from `starts` on.
           rng: one key per sample for drop path, or None in evaluation.
 
         Raises:
@@ -155,6 +157,8 @@ class TextTransformer(nnx.Module):
                 f"{self.length}; tokenize to at most that length"
             )
         x = self.token_embedding[...][ids]
+        if context is not None:
+            x = x.at[:, self.starts : self.starts + context.shape[1]].set(context)
         table = self.positions[...]
         x += table[:count] if positions is None else table[positions]
         if self.family == "bert":
@@ -186,10 +190,16 @@ class TextTransformer(nnx.Module):
         ids: Int[Array, "b n"],
         mask: Bool[Array, "b n"] | None = None,
         *,
+        context: Float[Array, "#b m d"] | None = None,
         rng: jax.Array | None = None,
     ) -> Float[Array, "b d"]:
         """One vector a sentence: `pool` of `__call__`."""
-        return self.pool(self(ids, mask, rng=rng), ids)
+        return self.pool(self(ids, mask, context=context, rng=rng), ids)
+
+    @property
+    def starts(self) -> int:
+        """Tokens before a sentence's first word."""
+        return 0 if self.family == "siglip" else 1
 
     def _visible(
         self, count: int, mask: Bool[Array, "b n"] | None

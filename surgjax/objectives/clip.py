@@ -230,13 +230,15 @@ class Objective(nnx.Module):
         tokens: Int[Array | np.ndarray, "b n"],
         mask: Bool[Array | np.ndarray, "b n"],
         rng: jax.Array | None = None,
+        *,
+        context: Float[Array, "#b m d"] | None = None,
     ) -> Float[Array, "b e"]:
-        """Sentences in the common space, of length 1, float32; `mask` is False for padding."""
+        """Sentences in the common space, of length 1, float32; `mask` is False for padding and
+        `context` as in `TextTransformer`."""
         # CLIP's sentence ends before its padding, and SigLIP was trained to read it.
         seen = jnp.asarray(mask) if self.text_encoder.family == "bert" else None
-        return unit(
-            self.text_projection(self.text_encoder.encode(jnp.asarray(tokens), seen, rng=rng))
-        )
+        pooled = self.text_encoder.encode(jnp.asarray(tokens), seen, context=context, rng=rng)
+        return unit(self.text_projection(pooled))
 
     def encode(self, video: UInt8[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b n d"]:
         """What the video tower says of whole clips before the projection, float32."""

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from surgjax.benchmark import multi_label, predictions
-from surgjax.errors import UserError
+from surgjax.benchmark import multi_label
 
 
 def made(n=300, classes=4, seed=0):
@@ -22,21 +21,3 @@ def test_average_precision_is_scikit_learns():
     for i in (1, 2):
         assert found[i] == pytest.approx(average_precision_score(label[:, i], prob[:, i]))
     assert np.isnan(found[3])  # no positives
-
-
-def test_a_saved_file_gives_the_numbers(tmp_path):
-    label, prob = made()
-    videos = np.array([f"video{i // 50}" for i in range(300)])
-    columns = {name: videos for name in ("dataset", "split", "video_id", "case", "model")}
-    columns |= {"t_ms": np.arange(300), "protocol": videos}
-    predictions.write(tmp_path / "p.parquet", columns, prob, label, ["a", "b", "c", "d"])
-    result = multi_label.score(tmp_path / "p.parquet")
-    each = [average_precision_score(label[:, i], prob[:, i]) for i in range(3)]
-    assert result["map_pooled"]["value"] == pytest.approx(np.mean(each))
-    assert result["map_pooled"]["low"] <= np.mean(each) <= result["map_pooled"]["high"]
-    assert result["ap_pooled"]["d"] is None and result["videos"] == sorted(set(videos))
-    assert result["chance"] == pytest.approx(label[:, :3].mean())
-    softmax = np.full((300, 4), 0.25, np.float32)
-    predictions.write(tmp_path / "p.parquet", columns, softmax, np.zeros(300, int), list("abcd"))
-    with pytest.raises(UserError, match="target is one class"):
-        multi_label.score(tmp_path / "p.parquet")

@@ -2,12 +2,25 @@ import json
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 import cv2
 import numpy as np
 import pytest
+from finished_jobs import finished
 
-from surgjax.benchmark import comparison, pictures, predictions, report
+from surgjax.benchmark import (
+    comparison,
+    few_shot,
+    pictures,
+    predictions,
+    report,
+    ribbons,
+    score,
+    vectors,
+)
+from surgjax.benchmark.__main__ import main
+from surgjax.data.store import open_store
 from surgjax.errors import UserError
 
 CLASSES = ["one", "two", "three"]
@@ -32,6 +45,41 @@ def columns_for(rng, skills):
         "protocol": np.full(count * times, "made up"),
     }
     return columns, np.concatenate(probs), np.tile(label, times)
+
+
+class Page(HTMLParser):
+    """What a page shows, links to and would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.alts, self.links, self.names, self.sources, self.headings = [], [], [], [], []
+        self.tag = ""
+
+    def handle_starttag(self, tag, attrs):
+        attrs, self.tag = dict(attrs), tag
+        self.names += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"]] if "href" in attrs else []
+        self.sources += [attrs["src"]] if "src" in attrs else []
+        self.alts += [attrs["alt"]] if tag == "img" else []
+
+    def handle_data(self, data):
+        if self.tag in ("h2", "h3") and data.strip():
+            self.headings.append(data)
+
+
+def parsed(path):
+    """The page, checked to need nothing from outside."""
+    text = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 5_000_000
+    outside = re.sub(r'"data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+"', '""', text)
+    assert not re.search(r"https?:|//|url\(|@import|<script|<link|<iframe", outside)
+    found = Page()
+    found.feed(text)
+    assert all(source.startswith("data:image/") for source in found.sources)
+    assert len(found.alts) == len(found.sources) and all(found.alts)
+    assert found.links and {link.removeprefix("#") for link in found.links} <= set(found.names)
+    assert "viewport" in text and "prefers-color-scheme: dark" in text and "@media print" in text
+    return found
 
 
 @pytest.fixture
@@ -93,10 +141,9 @@ def test_report_holds_everything_in_one_offline_file(evaluated):
         )
         pictures.save(figure, folder / "reconstruction" / f"step_{step:08d}.png")
     page = report.write_report(folder)
-    text = page.read_text()
-    assert page.stat().st_size < 5_000_000
-    assert text.count("data:image/png;base64,") == 4  # floors, curves, first and last picture
-    assert not re.findall(r"(src|href)=\"(?!data:)", text)
+    text, found = page.read_text(), parsed(page)
+    # floors and what the report draws of predictions, curves, first and last reconstruction
+    assert len(found.alts) == 1 + 3 + 1 + 2 and "probe: confusion matrices" in found.alts
     assert "pretrained minus random" in text and "F1 three" in text
     assert cv2.imread(str(folder / "curves.png")).std() > 5
     first = page.read_bytes()
@@ -105,26 +152,100 @@ def test_report_holds_everything_in_one_offline_file(evaluated):
 
 def test_report_leaves_out_what_would_make_it_too_large(evaluated, monkeypatch):
     folder, *_ = evaluated
-    monkeypatch.setattr(report, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(report, "MAX_BYTES", 18_000)
     text = report.write_report(folder).read_text()
-    assert len(text) < 20_000 and "Left out for size" in text and "floors.png" in text
+    assert len(text) < 18_000 and "Left out for size" in text and "confusion.png" in text
+
+
+def test_report_of_results(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(score, "RESAMPLES", 50)
+    out, page = tmp_path / "results", tmp_path / "page"
+    finished(store, out, "tiny-A", right=0.5)
+    finished(store, out, "tiny-A", right=0.5, seed=1)
+    finished(store, out, "tiny-E", right=2.0, saw_test="yes")
+    assert main(["report", str(out), "--out", str(page), "--title", "a <b>"]) == 0
+    assert str(page / "report.html") in capsys.readouterr().out
+    found = parsed(page / "report.html")
+    assert found.headings[0].startswith("synthetic, tier strict, finetune")
+    assert found.headings[1:] == [
+        *("tiny-A", "tiny-A: synthetic_phase, phase, finetune"),
+        *("tiny-E", "tiny-E: synthetic_phase, phase, finetune"),
+    ]
+    kinds = [alt.split(":")[0] for alt in found.alts]
+    each = ["Truth, prediction, error, confidence over time", "Confusion matrices"]
+    each += ["Each class with its interval", "Reliability diagram"]
+    assert kinds == ["Heat table", "Scaling curves", *each, *each]
+    text = (page / "report.html").read_text()
+    assert "<title>a &lt;b&gt;</title>" in text and "model saw test cases: yes" in text
+    told = json.loads(next(out.glob("tiny-E/*/*/*/seed0/score.json")).read_text())
+    accuracy, floors = told["metrics"]["image_accuracy"], told["floors"]
+    shown = "{:.3f} [{:.3f}, {:.3f}]".format(accuracy["value"], *accuracy["ci95"])
+    assert f"<td>{shown}</td>" in text  # of seed 0 alone
+    assert f"<td>{floors['best_constant_image_accuracy']:.3f}</td>" in text
+    drawn = sorted(path.suffix for path in (page / "report_pictures").rglob("*.*"))
+    assert drawn == [".csv"] * 10 + [".png"] * 10 + [".svg"] * 10
+    assert not list(out.rglob("*.png"))  # nothing is added to results, which `verify` checks
+
+
+def test_report_of_predictions_and_features(evaluated, store, monkeypatch):
+    folder, path, *_ = evaluated
+    monkeypatch.setattr(score, "RESAMPLES", 50)
+    opened, rng = open_store(store), np.random.default_rng(0)
+    video = [opened.video_id(v) for v in range(len(opened)) for _ in range(2)]
+    t_ms = np.tile(opened.read_times(0, [0, 5]), len(opened))
+    of_frames = folder / "features.parquet"
+    values = rng.normal(size=(len(video), 4)).astype(np.float32)
+    vectors.write(of_frames, np.array(video), t_ms, values, {"model": "x"})
+    out = folder / "page"
+    arguments = ["report", str(path), str(of_frames), "--out", str(out)]
+    assert main([*arguments, "--task", "clip", "--stores", str(store)]) == 0
+    found = parsed(out / "report.html")
+    assert found.headings == ["probe/predictions.parquet: clip, acc1", "Features: features.parquet"]
+    assert len(found.alts) == 4 + 2
+    names = {path.name for path in (out / "report_pictures").rglob("*.csv")}
+    assert names >= {"embedding.csv", "neighbours.csv", "confusion.csv"}
+    with pytest.raises(UserError, match="--stores"):
+        main(["report", str(of_frames), "--out", str(out)])
+    (folder / "odd.txt").write_text("x")
+    with pytest.raises(UserError, match="no Parquet file"):
+        main(["report", str(folder / "odd.txt"), "--out", str(out)])
+
+
+def test_report_of_few_shot_learning(tmp_path):
+    rng = np.random.default_rng(0)
+    parts = [columns_for(rng, {"pretrained": skill, "random": 0.4}) for skill in (0.5, 0.6, 0.9)]
+    columns = {name: np.concatenate([part[0][name] for part in parts]) for name in parts[0][0]}
+    probs, target = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    size = len(parts[0][2])
+    columns["setting"] = np.repeat(["1 videos", "1 videos", "4 videos"], size)
+    columns["draw"] = np.repeat([0, 1, 0], size)
+    path = tmp_path / "eval" / "few_shot" / "predictions.parquet"
+    predictions.write(path, columns, probs, target, CLASSES)
+    about = {"evaluation": "few_shot", "protocol": "p", "saw_test": "no", "step": 3}
+    predictions.write_json(path.parent / "metrics.json", about | few_shot.score(path))
+    found = parsed(report.write_report(tmp_path))
+    assert found.headings == ["few shot"] and found.alts == ["few shot: few-shot curve"]
+    saved = next(tmp_path.rglob("few_shot.csv")).read_text().splitlines()
+    assert len(saved) == 1 + 2 * 2 and saved[1].startswith("pretrained,1 videos,2,")
+    one = parsed(report.write_report(path, tmp_path / "one" / "report.html"))
+    assert [alt.split(":")[0] for alt in one.alts] == ["Few-shot curve"]
 
 
 def test_report_of_nothing(tmp_path):
     with pytest.raises(UserError, match="holds no metrics"):
         report.write_report(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is no folder and no file"):
         report.write_report(tmp_path / "missing")
 
 
 def test_pictures_show_what_they_are_given(evaluated, tmp_path):
     _, path, *_ = evaluated
-    figure = pictures.plot_ribbons(predictions.read(path))
+    figure = ribbons.plot_ribbons(predictions.read(path))[0]
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     scores = [float(title.rsplit(" ", 1)[1]) for title in titles]
     assert len(titles) == 5 and scores == sorted(scores)  # worst first
     values = np.array([[1, 0], [1, 1], [0, 0]], np.float32)
-    figure = pictures.plot_presence([("v", np.arange(3.0), values)], ["a", "b"], "tools")
+    figure = ribbons.plot_presence([("v", np.arange(3.0), values)], ["a", "b"], "tools")
     bars = [box for c in figure.axes[0].collections for box in c.get_paths()]
     assert len(bars) == 2  # one run of each
     first, again = (pictures.save(figure, tmp_path / f"{name}.png") for name in "ab")
@@ -151,7 +272,7 @@ def test_curves_of_no_run(tmp_path):
 
 
 def test_room_loads_no_jax():
-    names = "metrics, statistics, pictures, predictions, report"
+    names = "metrics, statistics, pictures, predictions, report, embedding"
     code = f"import sys; from surgjax.benchmark import {names}; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -86,7 +86,7 @@ def test_levels_are_scored_among_themselves(file):
     assert fine["pairs"] == 5 and fine["texts"] == len(set(TEXTS[::2]))
     assert fine["chance"]["video_to_text"]["recall_1"] == pytest.approx(1 / fine["texts"])
     lines = retrieval.text_table(result).splitlines()
-    assert sum("chance" in line for line in lines) == 6 and "over 3 videos: few" in lines[2]
+    assert sum("chance" in line for line in lines) == 6 and "0.278 (3 videos)" in lines[2]
 
 
 def test_chance_is_what_shuffling_gives():

@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+)
 
 from surgjax.benchmark import predictions, score
 from surgjax.benchmark.__main__ import main
@@ -154,7 +159,8 @@ def test_few_videos_give_their_values_in_place_of_an_interval(tmp_path, capsys):
     made(tmp_path / "p.parquet", videos=3)
     assert main(["score", str(tmp_path / "p.parquet"), "--task", "phase", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert list(result) == ["task", "protocol", "videos", "metrics", "per_class", "floors"]
+    assert list(result)[:5] == ["task", "protocol", "videos", "saw_test", "metrics"]
+    assert list(result)[5:] == ["per_class", "floors"]
     assert result["metrics"]["video_accuracy"]["ci95"] is None
     assert set(result["metrics"]["video_accuracy"]["by_video"]) == {"v0", "v1", "v2"}
     assert main(["score", str(tmp_path / "p.parquet"), "--task", "phase"]) == 0
@@ -270,3 +276,89 @@ def test_the_readme_shows_how_an_outside_model_is_scored(store, tmp_path, monkey
     expected = predictions.read(Path("predictions.parquet"))
     right = (expected.pred == [target for *_, target in frames]).mean()
     assert result["metrics"]["image_accuracy"]["value"] == pytest.approx(right)
+
+
+def test_other_models_of_the_file_are_floors(tmp_path):
+    """As `finish` writes it: the model first, then floors; only their first number is taken."""
+    for classes, several, task, metric in (
+        (PHASES, False, "phase", "image_accuracy"),
+        (PHASES, False, "clip", "image_accuracy"),
+        (["a", "b"], True, "tool", "map"),
+        (TRIPLETS, True, "triplet", "ap_i"),
+    ):
+        table = made(tmp_path / "p.parquet", classes=classes, several=several)
+        rng = np.random.default_rng(1)
+        noise = rng.dirichlet(np.ones(len(classes)), len(table)).astype(np.float32)
+        columns = {name: np.tile(values, 2) for name, values in table.columns.items()}
+        columns["model"] = np.repeat(["pretrained", "random"], len(table))
+        both = np.concatenate([table.probabilities, noise]), np.concatenate([table.target] * 2)
+        predictions.write(tmp_path / "two.parquet", columns, *both, classes)
+        predictions.write(tmp_path / "one.parquet", table.columns, noise, table.target, classes)
+        protocol = score.PROTOCOLS[task][0]
+        found = score.score(tmp_path / "two.parquet", task, protocol)
+        alone = score.score(tmp_path / "one.parquet", task, protocol)["metrics"]
+        assert list(alone)[0] == metric
+        assert found["floors"][f"random_{metric}"] == alone[metric]["value"]
+        assert found["metrics"] == score.score(tmp_path / "p.parquet", task, protocol)["metrics"]
+
+
+def test_cases_that_were_trained_on_are_refused_unless_asked_for(tmp_path, capsys):
+    table = made(tmp_path / "p.parquet")
+    values = table.columns, table.probabilities, table.target, table.classes
+    predictions.write(tmp_path / "seen.parquet", *values, "yes")
+    command = ["score", str(tmp_path / "seen.parquet"), "--task", "phase"]
+    with pytest.raises(UserError, match="trained on these test cases.*--allow-seen"):
+        main(command)
+    assert main([*command, "--allow-seen"]) == 0
+    assert "TRAINED on these test cases" in capsys.readouterr().out
+    assert main([*command, "--allow-seen", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["saw_test"] == "yes"
+
+
+def test_one_setting_is_scored_at_a_time(tmp_path):
+    table = made(tmp_path / "p.parquet")
+    names = np.repeat(["readme", "ours"], len(table))
+    columns = {name: np.tile(values, 2) for name, values in table.columns.items()}
+    twice = np.concatenate([table.probabilities, table.probabilities[::-1]])
+    target = np.tile(table.target, 2)
+    predictions.write(
+        tmp_path / "two.parquet", columns | {"setting": names}, twice, target, table.classes
+    )
+    with pytest.raises(UserError, match="settings readme, ours; give one as --setting"):
+        score.score(tmp_path / "two.parquet", "phase", "strict")
+    found = score.score(tmp_path / "two.parquet", "phase", "strict", setting="readme")
+    assert found == score.score(tmp_path / "p.parquet", "phase", "strict")
+    other = score.score(tmp_path / "two.parquet", "phase", "strict", setting="ours")
+    assert other["metrics"] != found["metrics"]
+    draws = columns | {"setting": np.repeat("4 videos", len(names)), "draw": names == "ours"}
+    draws["draw"] = draws["draw"].astype(np.int64)
+    predictions.write(tmp_path / "draws.parquet", draws, twice, target, table.classes)
+    with pytest.raises(UserError, match="several draws"):
+        score.score(tmp_path / "draws.parquet", "phase", "strict")
+
+
+def test_classes_that_are_not_counted(tmp_path):
+    table = made(tmp_path / "p.parquet")
+    kept = table.where(table.target != 3)
+    result = score.score(tmp_path / "p.parquet", "phase", "strict", exclude=["phase3"])
+    right = kept.pred == kept.target
+    assert result["metrics"]["image_accuracy"]["value"] == pytest.approx(right.mean())
+    per_video = [
+        f1_score(kept.target[rows], kept.pred[rows], average="macro")
+        for rows in (kept["video_id"] == v for v in np.unique(kept["video_id"]))
+    ]
+    found = result["metrics"]["macro_f1_per_video"]["value"]
+    assert found == pytest.approx(np.mean(per_video), abs=1e-12)
+    with pytest.raises(UserError, match="no class 'phase9' to leave out"):
+        score.score(tmp_path / "p.parquet", "phase", "strict", exclude=["phase9"])
+
+
+def test_clips_by_one_class_against_the_others(tmp_path):
+    table = made(tmp_path / "p.parquet")
+    found = score.score(tmp_path / "p.parquet", "clip", "acc1")
+    each = [
+        average_precision_score(table.target == c, table.probabilities[:, c])
+        for c in np.unique(table.target)
+    ]
+    assert found["metrics"]["map"]["value"] == pytest.approx(np.mean(each))
+    assert found["per_class"]["phase0"].keys() == {"recall", "f1", "ap", "chance"}

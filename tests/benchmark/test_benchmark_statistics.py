@@ -149,15 +149,20 @@ def test_other_videos_of_the_second_model_are_refused():
 def test_below_six_videos_their_values_are_published_and_no_interval():
     values = np.array([0.1, 0.4, np.nan, 0.5, 0.6, 0.7, 0.3, 0.8])
     names = [f"v{i}" for i in range(8)]
-    few = statistics.bootstrap_mean(values[:2]).as_metric(dict(zip(names, values, strict=True)))
+    low = statistics.bootstrap_mean(values[:2])
+    few = low.as_metric(dict(zip(names, values, strict=True)))
     assert few["value"] == 0.25 and few["ci95"] is None and not few["reliable"]
     assert few["by_video"] == dict(zip(names, [0.1, 0.4, None, *values[3:]], strict=True))
-    for count, reliable in ((5, False), (6, False), (7, False), (8, True)):
+    for count, reliable in ((5, False), (6, True), (9, True)):
         found = statistics.bootstrap_mean(np.linspace(0, 1, count))
         metric = found.as_metric(dict.fromkeys(names, 0.0))
         assert ("by_video" in metric) == (metric["ci95"] is None) == (count < 6)
         assert metric["reliable"] == reliable and metric["videos"] == count
         assert count < 6 or metric["ci95"] == [found.low, found.high]
+    assert statistics.as_text(low.as_dict(), values[:2]) == "0.250 (0.10 0.40)"
+    assert statistics.as_text(low.as_dict()) == "0.250 (2 videos)"
+    text = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    assert statistics.as_text(found.as_dict(), values, "+") == text
     undefined = statistics.bootstrap_mean(np.full(9, np.nan)).as_metric({})
     assert undefined["value"] is None and undefined["ci95"] is None
     assert json.loads(json.dumps([few, metric, undefined], allow_nan=False))

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from surgjax.data.leakage import names_of, training_videos, usable_videos
+from surgjax.data.leakage import names_of, saw, training_videos, usable_videos
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
 
@@ -59,6 +59,22 @@ def same(folder, *rows):
     columns = ("case", "same_as", "held_out")
     table = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
     pq.write_table(pa.table(table | {"evidence": ["published"] * len(rows)}), folder / SAME)
+
+
+def test_what_a_model_saw(tmp_path, make_tables):
+    names = ["cholec80/video41", "surgrec_csv/(57)"]
+    make_tables(tmp_path, [9] * 2, case=names)
+    same(tmp_path, ("cholec80/video41", "cholect50/VID41", True))
+    store = open_store(tmp_path)
+    phase, unclear = [[name] for name in names]
+    assert saw(store, names, None) == "unknown" and saw(store, names, []) == "no"
+    assert saw(store, phase, ["cholect50/VID41"]) == saw(store, unclear, unclear) == "yes"
+    assert saw(store, phase, ["cholec80/video01"]) == "no"
+    # It may have seen these clips under their own set's name, but not in other lists.
+    assert saw(store, unclear, ["colonoscopic/adenoma_22"]) == "unknown"
+    assert saw(store, names, ["colonoscopic/adenoma_22"]) == "unknown"
+    assert saw(store, names, [*unclear, "cholec80/video41"]) == "yes"
+    assert saw(store, unclear, ["surgrec_csv/(36)"]) == "no"
 
 
 def test_other_names_of_a_case_count(tmp_path, make_tables):

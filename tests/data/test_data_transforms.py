@@ -147,6 +147,11 @@ def test_side_crops_cover_the_long_side():
     ]
 
 
+def test_the_whole_frame_is_squeezed():
+    drawn = transforms.draw(transforms.Augmentation("whole"), 200, 300, 32, 0)
+    assert drawn == transforms.Drawn(Box(0, 0, 200, 300), False, ())
+
+
 def test_a_clip_is_augmented_alike_in_all_its_frames():
     augment = transforms.Augmentation("resized", flip=1.0, rand_augment="m9-n4")
     frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)

@@ -15,7 +15,7 @@ import small_videos as make
 from data_prep import manifest, nearness
 from data_prep.__main__ import main
 from data_prep.corpus import DIMENSIONS
-from data_prep.nearness import suites
+from surgjax.benchmark import suites
 from surgjax.data.leakage import usable_videos
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
@@ -251,11 +251,12 @@ def test_words_from_the_web_are_text(tmp_path, capsys):
 
 
 def test_suites_name_sets_that_are_known():
-    lists = {name: names.split() for name, names in suites()["suites"].items()}
+    lists = {name: suites.load(name).datasets for name in suites.names()}
     assert {name: len(sets) for name, sets in lists.items()} == {
         "surgrec16": 16,
         "surgvista13": 13,
         "surgclip10": 6,
+        "synthetic": 1,
     }
     for name, sets in lists.items():
         found = nearness.benchmark_sets(name)

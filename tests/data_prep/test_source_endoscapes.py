@@ -60,6 +60,16 @@ def test_two_of_three_raters_decide(tmp_path):
     assert criteria(tmp_path, video, 2) == {0: [0, 0, 1], 1: [0, 1, 1]}
 
 
+def test_the_total_counts_criteria(tmp_path):
+    means = [[0, 0.333, 1 / 3], [0.334, 0.667, 0], [1, 1, 1]]
+    rows = [RATING | {"file_name": f"12_{50 + 25 * i}.jpg", "ds": ds} for i, ds in enumerate(means)]
+    video = rated(tmp_path, *rows, pictures=[row["file_name"] for row in rows])
+    times = Times(np.arange(3), np.arange(3), 1.0)
+    table = endoscapes.labels(tmp_path, video, times)["total"]
+    assert (table.t_ms.tolist(), table.label.tolist()) == ([0, 1, 2], [0, 1, 3])
+    assert table.values is None and table.label.dtype == np.int32
+
+
 def test_only_key_frames_are_labelled(tmp_path):
     carried = {"file_name": "12_75.jpg", "is_ds_keyframe": False, "ds": [1.0, 0.0, 0.0]}
     video = rated(tmp_path, RATING, carried)

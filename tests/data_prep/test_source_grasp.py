@@ -1,5 +1,6 @@
 """GraSP: labels by file name, whatever the numbers count; frames at two rates."""
 
+import json
 import shutil
 
 import numpy as np
@@ -114,9 +115,10 @@ def test_what_is_missing_is_a_warning(root):
         "the first"
     ]
     shutil.rmtree(root / "annotations")
-    _, missing, labels = grasp.find(root).warnings
+    _, missing, labels, instruments = grasp.find(root).warnings
     assert missing.startswith("11 of 13 official videos are missing: CASE002")
     assert labels == "2 of 2 videos have no label file: CASE001, CASE041"
+    assert instruments == "2 of 2 videos have no instrument file: CASE001, CASE041"
 
 
 def test_missing_frames(root):
@@ -160,6 +162,49 @@ def test_other_json_is_one_line(root, data):
         grasp.check_labels(root, video(root), 3)
 
 
+def test_instruments_are_those_of_the_named_frame_alone(root):
+    table = grasp.labels(root, video(root, "CASE041"), times(61, 30))["instrument"]
+    assert table.t_ms.tolist() == [1000] and table.values.tolist() == [[0, 0, 0, 0, 0, 1, 0]]
+    table = grasp.labels(root, video(root), times(3, 1))["instrument"]
+    assert table.t_ms.tolist() == [0, 2000]
+    assert table.values.tolist() == [[1, 0, 0, 0, 0, 1, 0], [0] * 7]
+
+
+def test_instruments_go_by_their_names_and_not_by_their_numbers(root):
+    path = root / "annotations/grasp_short-term_train.json"
+    data = json.loads(path.read_text())
+    for category in data["categories"]:
+        category["id"] = 8 - category["id"]
+    for row in data["annotations"]:
+        row["category_id"] = 8 - row["category_id"]
+    path.write_text(json.dumps(data))
+    table = grasp.labels(root, video(root), times(3, 1))["instrument"]
+    assert table.values[0].tolist() == [1, 0, 0, 0, 0, 1, 0]
+
+
+def test_short_term_files_may_be_missing_or_of_other_frames(root):
+    path = root / "annotations/grasp_short-term_train.json"
+    layout.short_term(path, {"CASE001/00002.jpg": [1], "CASE001/000000045.jpg": [1]})
+    assert grasp.check_labels(root, video(root), 3)[1:] == [
+        "annotations/grasp_short-term_train.json: 1 of 2 frames of CASE001 with instruments have "
+        "no picture, 000000045 is the first"
+    ]
+    for file in (root / "annotations").glob("grasp_short-term_*"):
+        file.unlink()
+    assert not len(grasp.labels(root, video(root), times(3, 1))["instrument"].t_ms)
+    assert len(grasp.check_labels(root, video(root), 3)) == 1
+
+
+def test_bad_instruments_name_file_and_frame(root):
+    path = root / "annotations/grasp_short-term_train.json"
+    layout.short_term(path, {"CASE001/00000.jpg": [8]})
+    with pytest.raises(UserError, match="grasp_short-term_train.json: KeyError 8; expected images"):
+        grasp.check_labels(root, video(root), 3)
+    path.write_text(path.read_text().replace("Clip Applier", "Stapler").replace(": 8", ": 6"))
+    with pytest.raises(UserError, match="train.json, CASE001/00000.jpg: unknown instrument 'stap"):
+        grasp.check_labels(root, video(root), 3)
+
+
 def test_published_splits():
     splits, test = manifest.read("grasp"), {f"CASE0{number}" for number in (41, 47, 50, 51, 53)}
     assert splits.splits["official"] == splits.splits["strict"]
@@ -174,5 +219,6 @@ def test_published_splits():
 
 
 def test_classes_are_those_of_psi_ava():
+    assert grasp.ABOUT.tasks == psi_ava.ABOUT.tasks
     assert grasp.ABOUT.tasks["phase"]["classes"] == psi_ava.PHASES and len(psi_ava.PHASES) == 11
     assert grasp.ABOUT.tasks["step"]["classes"] == psi_ava.STEPS and len(psi_ava.STEPS) == 21

@@ -8,6 +8,7 @@ import pytest
 from layouts import surgrec_csv as layout
 from layouts import text
 
+from data_prep import manifest, sources
 from data_prep.__main__ import main
 from data_prep.sources import Times, surgrec_csv
 from surgjax.errors import UserError
@@ -196,10 +197,63 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, capsys):
         ("m2cai/test_workflow_video_03_4", "test_workflow_video_03"),
         ("sa/07_knot pushing/07_03", "sa/07_knot pushing/07_03"),  # recordings were not published
         ("sa/07_knot pushing/08_03", "08"),
+        ("m2/m2cai16w_train_dataset_workflow_video_14_CleaningCoagulation", "workflow_video_14"),
+        ("mb/bern/phase/BBP10/BBP10_phase_017_jejunal_separation_074731-079001", "BBP10"),
     ],
 )
 def test_cases_by_name(video_id, case):
     assert surgrec_csv.case_of(video_id) == case
+
+
+# A line of each list, as released; without a case of Colonoscopic.
+RELEASED = {
+    "AlxSuture/video_faststart/X88U": "aixsuture/U88X",
+    "AutoLaparo/split_video/label_15_1": "autolaparo/15",
+    "Colonoscopic-web/Adenoma/NBI(57)": None,
+    "JIGSAWS/videos/Needle_Passing_D001_capture1_1.53_3.77_G1": "jigsaws/Needle_Passing_D001",
+    "LDPolyVideo/videos/0_61_21_30_no_polyps": "ldpolypvideo/videos without polyps/61",
+    "LDPolyVideo/videos/1_15_79_89_polyps": "ldpolypvideo/videos with polyps/15",
+    "LDPolyVideo/videos/65_0_10_polyps": "ldpolypvideo/65",
+    "LapGyn_dataset/Bleeding/Test/Rest/case_624_x_0": "lapgyn6_events/case_624",
+    "M2CAI16-Workflow/split_video/m2cai16w_test_dataset_test_workflow_video_04_Phase": (
+        "m2cai16/test_workflow_video_04"
+    ),
+    "MultiBypass140/split_videos/bern/phase/BBP02/BBP02_phase_001_preparation_000000-022529": (
+        "multibypass140/BBP02"
+    ),
+    "PitVis/split_clip/01_x/video_01_label01_x_seg001_00003-00174": "pitvis/video_01",
+    "SAR-RARP50/split_video/00_other/video_11_2_label00_other_seg0016_004636-004991": (
+        "sar_rarp50/video_11"
+    ),
+    "SurgicalActions160/01_abdominal_access/01_02": "surgicalactions160/01_02",
+    "cat-21/split_clip/Antibiotikum/case_18_validation_0012": "cataract21/case_18",
+    "cataract-101/split_clip/phase_01_incision/case_764_phase01_001_001107_001824": (
+        "cataract101/case_764"
+    ),
+    "cataract-1k-phase/split_video/case_5011/case_5011_segment_01_incision_000.000-001.451": (
+        "cataract1k/case_5011"
+    ),
+    "cholec80/split_video/cholec80_41_1": "cholec80/video41",
+    "hyper-kvasir/videos/lower-parasites/0c35ad30-14c3-4ab9-b60b-b421e568a921_2": (
+        "hyperkvasir/0c35ad30-14c3-4ab9-b60b-b421e568a921"
+    ),
+    "kvasir-capsule/videos/Ileocecal valve/04a78ef00c5245e0_48702-48782": (
+        "kvasir_capsule/04a78ef00c5245e0"
+    ),
+}
+
+
+@pytest.mark.parametrize(("video_id", "case"), RELEASED.items(), ids=range(len(RELEASED)))
+def test_released_paths_tell_whose_a_clip_is(tmp_path, video_id, case):
+    assert surgrec_csv.own_case(video_id) == case
+    assert surgrec_csv.own_case(f"x/{video_id}") is None
+    (video,) = lists(tmp_path, [(f"{video_id}.mp4", 0)]).videos
+    assert video.dataset == "surgrec_csv"
+    assert video.case == (case or "surgrec_csv/(57)")
+    dataset, _, name = video.case.partition("/")
+    known = manifest.read(dataset).names
+    if dataset in sources.known() and known and not name.startswith("videos with"):
+        assert any(one.startswith(name) for one in known)  # SAR-RARP50 names parts of cases
 
 
 def test_clips_numbered_within_their_class_stand_alone(tmp_path):

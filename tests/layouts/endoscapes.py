@@ -13,7 +13,12 @@ LABELS = {
     ("2", "cvs", 0): {"C1_two_structures", "C2_hepatocystic_triangle", "C3_cystic_plate"},
     ("121", "cvs", 0): None,  # no key frame
     ("121", "cvs", 1000): {"C3_cystic_plate"},
-    ("162", "cvs", 2000): set(),
+    ("162", "cvs", 2000): {"C1_two_structures", "C2_hepatocystic_triangle"},
+    ("12", "total", 0): "2",
+    ("12", "total", 1000): None,
+    ("112", "total", 0): "0",
+    ("2", "total", 0): "3",
+    ("162", "total", 2000): "2",
 }
 THIRD = 1 / 3
 RATED = {
@@ -24,7 +29,7 @@ RATED = {
         "2_0": [1, 1, 1],
     },
     "val": {"121_14875": [0.333, 0.0, 0.667]},
-    "test": {"162_5900": [0.0, 0.0, 0.0]},
+    "test": {"162_5900": [0.667, 1.0, THIRD]},
 }
 PICTURES = {
     "train": {"12": [29375, 29400, 29450], "112": [50, 75, 100], "2": [0, 25, 50]},

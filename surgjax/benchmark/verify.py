@@ -1,0 +1,131 @@
+"""`python -m surgjax.benchmark verify RESULTS`: every number again, from predictions alone.
+
+Of each job in a folder that `run` filled, predictions.parquet must be the file that was scored,
+score.json must equal what it gives (to 1e-12), and job.json must say what the folder and the
+predictions say. What differs, is missing or does not belong there is named; exit code 1.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from surgjax.benchmark import comparison, few_shot, jobs, prompt_sets, results
+from surgjax.benchmark.run import read_json
+from surgjax.errors import DAMAGE, UserError
+
+TOLERANCE = 1e-12
+FILES = {results.JOB, results.SCORE, results.PREDICTIONS, results.WORK}
+# What an evaluation's metrics.json is made of, where it is not `comparison.compare`.
+SCORED = {"few_shot": few_shot.score, "coop": few_shot.score, "zero_shot": prompt_sets.score}
+MOST_LINES = 10  # of one job
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RESULTS", help="the --out of `run`")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0, or 1 when something is wrong. Raises UserError: no results there."""
+    folders = job_folders(args.folder)
+    wrong, unfinished = 0, 0
+    for folder in folders:
+        name = folder.relative_to(args.folder)
+        if not any((folder / file).exists() for file in FILES - {results.WORK}):
+            unfinished += 1
+            continue
+        if damage := list(check(folder)):
+            wrong += 1
+            print(f"{name}:")
+            for line in damage[:MOST_LINES]:
+                print(f"  {line}")
+            if len(damage) > MOST_LINES:
+                print(f"  and {len(damage) - MOST_LINES} more")
+    print(
+        f"{len(folders) - wrong - unfinished} jobs verified, {wrong} damaged"
+        + (f", {unfinished} not finished" if unfinished else "")
+    )
+    return DAMAGE if wrong else 0
+
+
+def job_folders(folder: Path) -> list[Path]:
+    """Folders of jobs, finished or not. Raises UserError: there are none."""
+    found = sorted(path for path in Path(folder).glob("*/*/*/*/seed*") if path.is_dir())
+    if not found:
+        raise UserError(
+            f"{folder} holds no results; expected the --out of `python -m surgjax.benchmark run`"
+        )
+    return found
+
+
+def check(folder: Path) -> Iterator[str]:
+    """A line for each thing that is wrong with a job's files."""
+    there = {file.name for file in folder.iterdir()}
+    yield from (f"{name} is missing" for name in sorted(FILES - {results.WORK} - there))
+    yield from (f"{name} does not belong there" for name in sorted(there - FILES))
+    if FILES - {results.WORK} - there:
+        return
+    file = folder / results.PREDICTIONS
+    try:
+        job, kept = read_json(folder / results.JOB), read_json(folder / results.SCORE)
+        if jobs.sha256(file) != job["predictions"]:
+            yield f"{file.name} is not the file that was scored"
+        again = jobs.numbers(
+            *(file, job["task"], job["score_protocol"]),
+            dataset=job["dataset"],
+            exclude=job["exclude"],
+            allow_seen=True,
+        )
+    except (UserError, KeyError, TypeError) as error:
+        yield f"cannot be scored: {' '.join(str(error).split())}"
+        return
+    yield from (f"{results.SCORE}: {line}" for line in differences(kept, again))
+    *_, model, entry, task, protocol, seed = folder.parts
+    said = {"model": model, "entry": entry, "task": task, "protocol": protocol}
+    said |= {"seed": int(seed.removeprefix("seed")), "saw_test": again["saw_test"]}
+    yield from (
+        f"{results.JOB}: {name} is {job.get(name)!r}, expected {value!r}"
+        for name, value in said.items()
+        if job.get(name) != value
+    )
+    for metrics in sorted((folder / results.WORK).glob("eval/*/metrics.json")):
+        yield from _of_evaluation(metrics)
+
+
+def differences(kept: object, again: object, path: str = "") -> Iterator[str]:
+    """A line for each place where two JSON values are not equal, to TOLERANCE."""
+    if isinstance(kept, dict) and isinstance(again, dict):
+        for name in [*again, *(name for name in kept if name not in again)]:
+            inner = f"{path}.{name}" if path else str(name)
+            if name not in kept:
+                yield f"{inner} is missing"
+            elif name not in again:
+                yield f"{inner} does not belong there"
+            else:
+                yield from differences(kept[name], again[name], inner)
+    elif isinstance(kept, list) and isinstance(again, list) and len(kept) == len(again):
+        for i, pair in enumerate(zip(kept, again, strict=True)):
+            yield from differences(*pair, f"{path}[{i}]")
+    elif not _equal(kept, again):
+        yield f"{path} is {kept!r}, the predictions give {again!r}"
+
+
+def _equal(kept: object, again: object) -> bool:
+    numbers = (int, float)
+    if isinstance(kept, bool) or isinstance(again, bool):
+        return kept is again
+    if isinstance(kept, numbers) and isinstance(again, numbers):
+        return math.isclose(kept, again, rel_tol=0, abs_tol=TOLERANCE)
+    return kept == again
+
+
+def _of_evaluation(file: Path) -> Iterator[str]:
+    """The numbers that an evaluation printed, where its predictions are still beside them."""
+    made = file.with_name(results.PREDICTIONS)
+    kept, name = read_json(file), f"{file.parent.name}/{file.name}"
+    if not made.is_file() or "models" not in kept:
+        return
+    again = SCORED.get(kept["evaluation"], comparison.compare)(made)
+    parts = {part: kept.get(part) for part in again}
+    yield from (f"{name}: {line}" for line in differences(parts, json.loads(json.dumps(again))))
