@@ -6,7 +6,7 @@
 MODEL is a run of ours, a public model's folder or weight file, or a features.parquet made elsewhere
 (video_id, t_ms, vector). An evaluation is on when it has a store; any argument of
 surgjax/evals/<name>.py can be set: --config.evals.linear_probe.task=instrument. OUT/eval/<name>
-gets predictions.parquet and metrics.json. After a stop the same command goes on, by video.
+gets predictions.parquet and metrics.json. After a stop the same command goes on, by video or epoch.
 """
 
 from surgjax.config import defaults
@@ -21,7 +21,7 @@ def get_config(variant: str = ""):
     cfg.data.size = 0
     cfg.data.stride = ""
     for name in (
-        *("knn", "linear_probe", "few_shot", "temporal"),  # of any encoder
+        *("knn", "linear_probe", "attentive_probe", "few_shot", "temporal"),  # of any encoder
         *("zero_shot", "retrieval", "coop"),  # of one with a text tower
         "trained_head",
         "vectors",

@@ -1,6 +1,5 @@
 """From a checked config to the parts of a run: data, objective, optimizer, sharded state, step."""
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -28,6 +27,7 @@ from surgjax.data.plan import ClipShape, CuratedPlan, Plan
 from surgjax.data.store import Store, open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
+from surgjax.files import sha256
 from surgjax.interop.sources import init_all, init_params
 from surgjax.optim import AdamW
 from surgjax.sharding import batch_sharding, on_mesh, state_shardings
@@ -113,7 +113,7 @@ def open_data(cfg: ConfigDict) -> Data:
             plan = CuratedPlan(*order, spans=spans, **sharing)
             log.info("clips of %s: %s", data.clips, plan.report)
             leakage |= _seen(stores, plan.videos)
-            return Data(stores, clip, augment, plan, leakage, clips=_sha256(Path(data.clips)))
+            return Data(stores, clip, augment, plan, leakage, clips=sha256(Path(data.clips)))
         plan = Plan(*order, **sharing)
     return Data(stores, clip, augment, plan, leakage)
 
@@ -415,11 +415,7 @@ def describe(
 
 def _about_store(store: Store) -> dict[str, Any]:
     fps = float(np.median(store.videos["stored_fps"]))
-    return {"name": store.name, "sha256": _sha256(store.path / "store.json"), "fps": fps}
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"name": store.name, "sha256": sha256(store.path / "store.json"), "fps": fps}
 
 
 def read_config(run: Path) -> ConfigDict:

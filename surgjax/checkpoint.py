@@ -7,7 +7,6 @@ Orbax does not checksum payloads, so a step without DIGESTS.json is not trusted.
 and falls back to the newest step that is whole. The only file that imports Orbax.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -19,6 +18,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from surgjax.digests import (
+    DIGESTS,
+    completed_steps,
+    damaged_files,
+    digest,
+    find_step,
+    step_folders,
+)
 from surgjax.errors import UserError
 from surgjax.files import write_whole
 from surgjax.state import Params, TrainState, flatten, join, with_average
@@ -47,7 +54,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps that have digests, oldest first (not verified again)."""
-        return sorted(step for step in _step_folders(self.folder) if self._digests(step).is_file())
+        return completed_steps(self.folder)
 
     def newest_whole(self, strict: bool = False) -> int | None:
         """The newest step whose files match their digests; None when nothing was ever completed.
@@ -191,7 +198,7 @@ class Checkpoints:
         for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
         completed = self.steps()
-        for step in set(_step_folders(self.folder)) - set(completed):
+        for step in set(step_folders(self.folder)) - set(completed):
             log.warning("checkpoint %d was never completed; removed", step)
             shutil.rmtree(self.folder / str(step))
         for step in reversed(completed):
@@ -214,47 +221,7 @@ class Checkpoints:
         return -1
 
     def _digests(self, step: int) -> Path:
-        return self.folder / str(step) / "DIGESTS.json"
-
-
-def digest(folder: Path) -> dict[str, dict[str, Any]]:
-    """{relative path: {sha256, bytes}} of every file below a step folder, DIGESTS.json excepted."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "DIGESTS.json")
-    return {
-        str(f.relative_to(folder)): {"sha256": _sha256(f), "bytes": f.stat().st_size} for f in files
-    }
-
-
-def damaged_files(folder: Path) -> list[str]:
-    """Files of a step that are missing or differ from DIGESTS.json; empty when it is whole."""
-    try:
-        expected = json.loads((folder / "DIGESTS.json").read_text())
-    except (OSError, ValueError):
-        return ["DIGESTS.json"]
-    damage = []
-    for name, entry in expected.items():
-        file = folder / name
-        if not file.is_file() or file.stat().st_size != entry["bytes"]:
-            damage.append(name)
-        elif _sha256(file) != entry["sha256"]:
-            damage.append(name)
-    return damage
-
-
-def find_step(path: Path, step: int | None = None) -> Path:
-    """The step folder meant by a run folder (its newest whole step, or `step`) or a step folder.
-
-    Raises UserError when there is none.
-    """
-    if (path / "DIGESTS.json").is_file():
-        return path
-    checkpoints = Checkpoints(path / "checkpoints")
-    for found in reversed([step] if step is not None else checkpoints.steps()):
-        if not damaged_files(checkpoints.folder / str(found)):
-            return checkpoints.folder / str(found)
-        log.error("checkpoint %d of %s is damaged or incomplete", found, path)
-    wanted = "completed checkpoint" if step is None else f"whole checkpoint {step}"
-    raise UserError(f"{path} has no {wanted}; expected {path}/checkpoints/<step>/DIGESTS.json")
+        return self.folder / str(step) / DIGESTS
 
 
 def read_params(path: Path, step: int | None = None, item: str = "params") -> tuple[Params, dict]:
@@ -318,12 +285,3 @@ class _disk_errors:
                 f"could not write a checkpoint to {self.folder} ({free:.1f} GB free), disk full or "
                 f"over quota; free space and run the same command again; older ones are whole"
             ) from error
-
-
-def _step_folders(folder: Path) -> list[int]:
-    return [int(f.name) for f in folder.glob("*") if f.is_dir() and f.name.isdigit()]
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

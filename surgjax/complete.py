@@ -9,11 +9,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from surgjax.build import open_data, open_stores, read_config
-from surgjax.checkpoint import find_step
 from surgjax.config import component, defaults, to_dict
+from surgjax.digests import find_step, is_run
 from surgjax.errors import UserError
 from surgjax.interop.files import read_json
-from surgjax.interop.sources import is_run, open_outside
+from surgjax.interop.sources import open_outside
 from surgjax.models.image_vit import dimensions
 from surgjax.models.video_vit import SIZES
 

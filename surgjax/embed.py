@@ -13,7 +13,6 @@ one missing and ends in the same bytes. `python -m surgjax.curate` reads the res
 """
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ from surgjax.errors import Stopped, UserError, run
 from surgjax.evals.features import embed_clips
 from surgjax.evals.progress import Progress
 from surgjax.features import META, shard_name, write_shard
-from surgjax.files import write_whole
+from surgjax.files import sha256, write_whole
 from surgjax.preemption import StopSignal
 from surgjax.sharding import batch_sharding, host_rows, make_mesh
 
@@ -109,7 +108,7 @@ def embed(
         raise UserError(f"{why}; give another store, or --keep-held-out")
     settings = about | {
         "dim": encoder.dim,
-        "stores": {store.name: _sha256(store.path / "store.json") for store in stores},
+        "stores": {store.name: sha256(store.path / "store.json") for store in stores},
         "held_out": says,
         "planned": count,
         "clips_a_shard": clips_a_shard,
@@ -263,10 +262,6 @@ def _finish(out: Path, settings: dict[str, Any], shards: int) -> None:
         part.unlink(missing_ok=True)
     print(f"{count:,} vectors of {about['dim']} in {out}")
     print(f"next: python -m surgjax.curate {out} --out CURATED")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

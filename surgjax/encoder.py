@@ -1,7 +1,6 @@
 """What turns clips into vectors: the encoder of a run, or of a public model."""
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 
 from surgjax.data.plan import ClipShape
 from surgjax.errors import UserError
+from surgjax.files import sha256
 from surgjax.state import Params, rebuild, split
 
 FRAMES, SIZE = 16, 224  # where the model leaves the choice
@@ -39,7 +39,8 @@ class Encoder:
       clip: frames and size of what it is given.
       dim: length of a vector.
       params: on the host.
-      apply: (params, uint8 (b t h w c)) -> float32 (b d), to be compiled.
+      tokens: (params, uint8 (b t h w c)) -> float32 (b n d), what a vector is the mean of, those of
+        all frames together; to be compiled.
       meta: of a run what its checkpoint says of itself, of a public model its config.json.
       fresh: key -> parameters of the same network, newly drawn; to be compiled.
       towers: of a public model that compares clips with sentences, else None.
@@ -49,10 +50,14 @@ class Encoder:
     clip: ClipShape
     dim: int
     params: Params
-    apply: Callable[[Params, Array], Array]
+    tokens: Callable[[Params, Array], Array]
     meta: dict[str, Any]
     fresh: Callable[[jax.Array], Params]
     towers: "Towers | None" = None
+
+    def apply(self, params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b d"]:
+        """The vectors of clips, float32; to be compiled."""
+        return self.tokens(params, video).mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,25 @@ def open_encoder(
       UserError: nothing there, a model without an encoder of pictures, or frames, size or pool
         that it does not have.
     """
-    from surgjax.interop.sources import is_run
+    from surgjax.digests import is_run
 
     path = Path(path)
     for name, value in (("--frames", frames), ("--size", size)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected at least 1")
     opened = _of_run if is_run(path) else _of_public
-    about, apply, params, (frames, size), *rest = opened(path, frames, size, pool)
+    about, tokens, params, (frames, size), *rest = opened(path, frames, size, pool)
     video = jax.ShapeDtypeStruct((1, frames, size, size, 3), jnp.uint8)
-    dim = jax.eval_shape(apply, params, video).shape[-1]
+    dim = jax.eval_shape(tokens, params, video).shape[-1]
     about |= {"pool": pool, "frames": frames, "size": size}
-    return Encoder(about, ClipShape(frames, 1, size), dim, params, apply, *rest)
+    return Encoder(about, ClipShape(frames, 1, size), dim, params, tokens, *rest)
+
+
+def normalised(
+    video: UInt8[Array | np.ndarray, "b t h w c"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "b t h w c"]:
+    """Pixels in [0, 1] by the channels' mean and deviation, float32."""
+    return (jnp.asarray(video, jnp.float32) / 255 - np.float32(mean)) / np.float32(std)
 
 
 def about_run(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,13 +129,14 @@ def about_run(folder: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
         "family": "surgjax run",
         "licence": licence.combined(licence.licences(meta).values()),
         "pretrained_on": licence.pretrained_on(meta),
-        "sha256": _sha256(folder / "DIGESTS.json"),
+        "sha256": sha256(folder / "DIGESTS.json"),
     }
 
 
 def _of_run(path: Path, frames: int | None, size: int | None, pool: str):
     from surgjax import build
-    from surgjax.checkpoint import find_step, read_model
+    from surgjax.checkpoint import read_model
+    from surgjax.digests import find_step
 
     folder = find_step(path.absolute())
     params, meta = read_model(folder)
@@ -133,12 +146,11 @@ def _of_run(path: Path, frames: int | None, size: int | None, pool: str):
     shape = _own(path, "frames", frames, cfg.data.frames), _own(path, "size", size, cfg.data.size)
     learner = build.make_learner(cfg)
 
-    def apply(params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b d"]:
-        tokens = rebuild(learner.graphdef, params).encode(video)
-        return tokens.mean(axis=1).astype(jnp.float32)
+    def tokens(params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b n d"]:
+        return rebuild(learner.graphdef, params).encode(video).astype(jnp.float32)
 
     about = about_run(folder, meta) | {"pixels": "of the run"}
-    return about, apply, params, shape, meta, lambda key: split(learner.fresh(key))[1]
+    return about, tokens, params, shape, meta, lambda key: split(learner.fresh(key))[1]
 
 
 def _of_public(path: Path, frames: int | None, size: int | None, pool: str):
@@ -169,16 +181,16 @@ def _of_public(path: Path, frames: int | None, size: int | None, pool: str):
         tower = network.image_encoder
         shape = frames or FRAMES, _image_size(path, family, tower, size)
         has_cls = hasattr(tower, "cls_token") or hasattr(tower, "head")
-    vectors = _video_vectors if is_video else _image_vectors
+    found = _video_tokens if is_video else _image_tokens
     (mean, std), origin = _pixels(path, family)
     if pool == "cls" and not has_cls:
         raise UserError(f"{path} is a {family} model without a class token; give --pool=mean")
 
     def pixels(video: UInt8[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        return (jnp.asarray(video, jnp.float32) / 255 - np.float32(mean)) / np.float32(std)
+        return normalised(video, mean, std)
 
-    def apply(params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b d"]:
-        return vectors(rebuild(graphdef, params), pixels(video), pool).astype(jnp.float32)
+    def tokens(params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b n d"]:
+        return found(rebuild(graphdef, params), pixels(video), pool).astype(jnp.float32)
 
     towers = None
     if hasattr(network, "text_encoder"):
@@ -202,7 +214,7 @@ def _of_public(path: Path, frames: int | None, size: int | None, pool: str):
         "pixels": {"mean": list(mean), "std": list(std), "from": origin},
     }
     fresh = lambda key: split(make(key))[1]  # noqa: E731
-    return about, apply, model.params, shape, model.config, fresh, towers
+    return about, tokens, model.params, shape, model.config, fresh, towers
 
 
 def _of_file(path: Path, outside, frames: int | None, size: int | None, pool: str):
@@ -240,10 +252,9 @@ def _of_file(path: Path, outside, frames: int | None, size: int | None, pool: st
         )
     (mean, std), origin = _pixels(path, loaded.provenance["format"])
 
-    def apply(params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b d"]:
-        pixels = (jnp.asarray(video, jnp.float32) / 255 - np.float32(mean)) / np.float32(std)
-        tokens = rebuild(graphdef, params).encoder(pixels)
-        return tokens.mean(axis=1).astype(jnp.float32)
+    def tokens(params: Params, video: UInt8[Array, "b t h w c"]) -> Float[Array, "b n d"]:
+        pixels = normalised(video, mean, std)
+        return rebuild(graphdef, params).encoder(pixels).astype(jnp.float32)
 
     known = ("licence", "pretrained_on", "sha256")
     about = {
@@ -253,7 +264,7 @@ def _of_file(path: Path, outside, frames: int | None, size: int | None, pool: st
         "pixels": {"mean": list(mean), "std": list(std), "from": origin},
     }
     fresh = lambda key: split(make(key))[1]  # noqa: E731
-    return about, apply, loaded.params, shape, config, fresh
+    return about, tokens, loaded.params, shape, config, fresh
 
 
 def _embed_video(network: nnx.Module, video: Float[Array, "b t h w c"]) -> Float[Array, "b e"]:
@@ -283,29 +294,33 @@ def _scale(params: Params) -> float:
     return float(np.exp(params["logit_scale"]))
 
 
-def _image_vectors(network: nnx.Module, video: Float[Array, "b t h w c"], pool: str):
-    """Mean over a clip's frames of what an image network says of each."""
+def _image_tokens(
+    network: nnx.Module, video: Float[Array, "b t h w c"], pool: str
+) -> Float[Array, "b n d"]:
+    """What an image network says of the places of a clip's frames, or one class token a frame."""
     pictures = video.reshape(-1, *video.shape[2:])
     tower = network.image_encoder
     if hasattr(network, "tokens"):  # ViT and the DINO families
         tokens = network.tokens(pictures)
-        vectors = tokens[:, 0] if pool == "cls" else tokens[:, tower.prefix :].mean(axis=1)
+        tokens = tokens[:, :1] if pool == "cls" else tokens[:, tower.prefix :]
     else:  # CLIP and SigLIP
         tokens = tower(pictures)
         places = tokens[:, 1:] if tower.is_clip else tokens
-        vectors = tower.pool(tokens) if pool == "cls" else places.mean(axis=1)
-    return vectors.reshape(*video.shape[:2], -1).mean(axis=1)
+        tokens = tower.pool(tokens)[:, None] if pool == "cls" else places
+    return tokens.reshape(len(video), -1, tokens.shape[-1])
 
 
-def _video_vectors(network: nnx.Module, video: Float[Array, "b t h w c"], pool: str):
-    """What a video network says of a whole clip."""
+def _video_tokens(
+    network: nnx.Module, video: Float[Array, "b t h w c"], pool: str
+) -> Float[Array, "b n d"]:
+    """What a video network says of the places of a clip, or the class token alone."""
     tower = network.encoder
     if getattr(tower, "is_surgclip", False):
-        return tower.encode(video).mean(axis=1)  # one vector a frame
+        return tower.encode(video)  # one vector a frame
     tokens = tower(video)
     if not hasattr(tower, "cls_token"):
-        return tokens.mean(axis=1)
-    return tokens[:, 0] if pool == "cls" else tokens[:, 1:].mean(axis=1)
+        return tokens
+    return tokens[:, :1] if pool == "cls" else tokens[:, 1:]
 
 
 def _image_size(path: Path, family: str, tower: nnx.Module, size: int | None) -> int:
@@ -343,7 +358,3 @@ def _pixels(path: Path, family: str) -> tuple[tuple, str]:
         if settings.get("image_mean") and settings.get("image_std"):
             return (settings["image_mean"], settings["image_std"]), name
     return PIXELS.get(family.split("_")[0], IMAGENET), "assumed: usual of the family"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -25,13 +25,13 @@ from ml_collections import ConfigDict
 
 from surgjax import build, config
 from surgjax.benchmark import vectors
-from surgjax.checkpoint import find_step, read_model
+from surgjax.checkpoint import read_model
 from surgjax.data.captioned import Tokenizer
 from surgjax.data.plan import ClipShape
 from surgjax.data.tokenizers import load as load_tokenizer
+from surgjax.digests import find_step, is_run
 from surgjax.encoder import Encoder, about_run, open_encoder
 from surgjax.errors import Stopped, UserError
-from surgjax.interop.sources import is_run
 from surgjax.preemption import StopSignal
 from surgjax.sharding import to_host
 from surgjax.state import Params, TrainState, flatten, join, rebuild, split, with_average
@@ -87,8 +87,9 @@ class Evaluators:
                     f"evals.{name} has a store, but the objective {cfg.objective.name} fills in no "
                     f"pixels; leave evals.{name}.store empty"
                 )
-        encode = lambda params, video: _mean_tokens(learner, params, video)  # noqa: E731
-        self._encode = jax.jit(encode)
+        tokens = lambda params, video: _tokens(learner, params, video)  # noqa: E731
+        encode = lambda params, video: tokens(params, video).mean(axis=1)  # noqa: E731
+        self._tokens, self._encode = jax.jit(tokens), jax.jit(encode)
         self._reconstruct = jax.jit(lambda params, batch: _reconstruct(learner, params, batch))
         self._classify = None
         if hasattr(objective, "logits"):
@@ -135,7 +136,9 @@ class Evaluators:
         trained, fresh = jax.device_put((params, self._random), device)
         model = Model(
             encode=lambda video: self._call(self._encode, trained, video),
+            tokens=lambda video: self._call(self._tokens, trained, video),
             random_encode=lambda video: self._call(self._encode, fresh, video),
+            random_tokens=lambda video: self._call(self._tokens, fresh, video),
             reconstruct=(lambda batch: self._call(self._reconstruct, trained, batch))
             if self._reconstructs
             else None,
@@ -370,15 +373,18 @@ def _public(
         heads = [one for one in made.values() if type(one).__module__.endswith("trained_head")]
         labels = {one.task: about for one in heads}
     clip = replace(encoder.clip, stride=cfg.data.stride or STRIDE)
+    network = {**encoder.about, "config": encoder.meta}  # weights do not tell the number of heads
     return Model(
         encode=calling(encoder.apply, trained_on_device),
+        tokens=calling(encoder.tokens, trained_on_device),
         random_encode=calling(encoder.apply, fresh_on_device),
+        random_tokens=calling(encoder.tokens, fresh_on_device),
         clip=clip,
         classify=classify,
         labels=labels,
         about={k: v for k, v in encoder.about.items() if k not in ("frames", "size")},
-        identity=identity_of(encoder.params, encoder.about),
-        random_identity=identity_of(fresh, encoder.about),
+        identity=identity_of(encoder.params, network),
+        random_identity=identity_of(fresh, network),
         **spaces,
     )
 
@@ -435,8 +441,8 @@ def _whole(learner: build.Learner, params: Params):
     return rebuild(learner.graphdef, params)
 
 
-def _mean_tokens(learner: build.Learner, params: Params, video):
-    return _whole(learner, params).encode(video).mean(axis=1)
+def _tokens(learner: build.Learner, params: Params, video):
+    return _whole(learner, params).encode(video).astype(np.float32)
 
 
 def _reconstruct(learner: build.Learner, params: Params, batch):

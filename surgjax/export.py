@@ -76,7 +76,8 @@ def export(
       RuntimeError: the public class computes something else from the exported files.
     """
     from surgjax import words
-    from surgjax.checkpoint import find_step, read_model
+    from surgjax.checkpoint import read_model
+    from surgjax.digests import find_step
     from surgjax.interop import card, find_format
     from surgjax.state import flatten
 

@@ -36,6 +36,7 @@ from matplotlib.patches import Patch
 
 from data_prep.video import VIDEO_SUFFIXES, Unreadable, probe, suffix
 from surgjax.benchmark import pictures, vectors
+from surgjax.benchmark.segments import runs
 from surgjax.errors import Stopped, UserError, run
 from surgjax.files import csv_text, whole, write_whole
 from surgjax.preemption import StopSignal
@@ -232,11 +233,10 @@ def find_videos(paths: Iterable[Path]) -> dict[str, Path]:
 
 def segments(index: Int[np.ndarray, "n"], t_ms: Int[np.ndarray, "n"], step: int) -> list[Segment]:
     """Runs of equal numbers in order of time; the last lasts `step` milliseconds longer."""
-    starts = np.flatnonzero(np.diff(index, prepend=-2))
-    ends, times = [*starts[1:].tolist(), len(index)], [*t_ms.tolist(), int(t_ms[-1]) + step]
+    times = [*t_ms.tolist(), int(t_ms[-1]) + step]
     return [
-        Segment(int(index[first]), first, end, times[first], times[end])
-        for first, end in zip(starts.tolist(), ends, strict=True)
+        Segment(value, first, end, times[first], times[end])
+        for value, first, end in zip(*(part.tolist() for part in runs(index)), strict=True)
     ]
 
 
@@ -249,13 +249,10 @@ def summary(model: Recogniser, found: Recognised) -> dict[str, Any]:
     }
     if not model.classes:
         return about
-    there = _present(model, probabilities)
+    lasting = np.diff(t_ms, append=t_ms[-1] + step) @ _present(model, probabilities)
     about["classes"] = {
-        name: {
-            "minutes": round(float(there[:, i].sum()) * step / 60_000, 3),
-            "share": round(float(there[:, i].mean()), 4),
-        }
-        for i, name in enumerate(model.classes)
+        name: {"minutes": round(ms / 60_000, 3), "share": round(ms / (t_ms[-1] + step), 4)}
+        for name, ms in zip(model.classes, lasting.tolist(), strict=True)
     }
     about["segments"] = [
         {

@@ -22,14 +22,15 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
+            self._before[number] = signal.signal(number, self.note)
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: object) -> None:
+    def note(self, number: int, frame: object) -> None:
+        """The handler."""
         if number == signal.SIGINT and self.code:
             os._exit(INTERRUPTED)  # a save in progress is never completed, so never trusted
         self.code = self.code or (REQUEUE if number == signal.SIGTERM else INTERRUPTED)

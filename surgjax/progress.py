@@ -124,6 +124,10 @@ def line(step: int, last_step: int, scalars: dict[str, float]) -> str:
     )
     if "mfu_percent" in scalars:
         text += f"MFU {scalars['mfu_percent']:.1f} % "
-    minutes, seconds = divmod(int(scalars["eta_s"]), 60)
-    left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-    return f"{text}memory {scalars['memory_gb']:.1f} GB ETA {left}"
+    return f"{text}memory {scalars['memory_gb']:.1f} GB ETA {clock(scalars['eta_s'])}"
+
+
+def clock(seconds: float) -> str:
+    """ "1:02:03" for an hour, two minutes and three seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -15,15 +15,16 @@ from ml_collections import ConfigDict
 
 from surgjax import build
 from surgjax.data.captioned import clean
+from surgjax.data.labelled import columns_of
 from surgjax.data.plan import ClipShape
 from surgjax.data.tokenizers import load as load_tokenizer
-from surgjax.encoder import Encoder, open_encoder
+from surgjax.digests import is_run
+from surgjax.encoder import Encoder, normalised, open_encoder
 from surgjax.errors import UserError
 from surgjax.evals import zero_shot
 from surgjax.evals.model import Space
 from surgjax.interop import find_format
 from surgjax.interop.public import architecture
-from surgjax.interop.sources import is_run
 from surgjax.state import Params, rebuild, split
 from surgjax.words import words_of
 
@@ -152,13 +153,8 @@ def _of_run(config: Mapping[str, Any], path: Path, task: str) -> Head | None:
         raise UserError(
             f"--task is {task!r}, and the head of {path} has {', '.join(labels)}; choose one"
         )
-    task, first = task or next(iter(labels)), 0
-    for name, about in labels.items():
-        if name == task:
-            break
-        first += len(about["classes"])
-    classes = list(labels[task]["classes"])
-    columns = slice(first, first + len(classes))
+    task = task or next(iter(labels))
+    classes, columns = list(labels[task]["classes"]), columns_of(labels, task)
     graphdef = build.make_learner(ConfigDict(config)).graphdef
 
     def apply(params: Params, video: jax.Array) -> jax.Array:
@@ -174,12 +170,11 @@ def public_head(encoder: Encoder) -> Head | None:
         return None
     module = find_format(encoder.about["family"])
     graphdef, _ = split(nnx.eval_shape(lambda: module.network(config, rngs=nnx.Rngs(0))))
-    mean, std = (np.float32(encoder.about["pixels"][name]) for name in ("mean", "std"))
+    mean, std = (encoder.about["pixels"][name] for name in ("mean", "std"))
     several = config.get("problem_type") == "multi_label_classification"
 
     def apply(params: Params, video: jax.Array) -> jax.Array:
-        pixels = (jnp.asarray(video, jnp.float32) / 255 - mean) / std
-        logits = rebuild(graphdef, params)(pixels)["logits"]
+        logits = rebuild(graphdef, params)(normalised(video, mean, std))["logits"]
         return jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)
 
     shape = (1, encoder.clip.frames, encoder.clip.size, encoder.clip.size, 3)

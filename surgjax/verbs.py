@@ -12,6 +12,11 @@ from collections.abc import Mapping
 from surgjax.errors import UserError, nearest
 
 
+def between_commas(text: str) -> list[str]:
+    """The words of an argument that takes several."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def run_verb(
     package: str, about: str, verbs: Mapping[str, str], argv: list[str] | None = None
 ) -> int:

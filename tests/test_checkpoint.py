@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from surgjax.checkpoint import Checkpoints, damaged_files, find_step, read_params
+from surgjax.checkpoint import Checkpoints, read_params
+from surgjax.digests import damaged_files, find_step
 from surgjax.errors import UserError
 from surgjax.optim import AdamW
 from surgjax.sharding import make_mesh, state_shardings

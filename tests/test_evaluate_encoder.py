@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import vocabularies
+from ml_collections import ConfigDict
 from runs import tiny
 
 from surgjax import evaluate, export
@@ -19,7 +20,7 @@ from surgjax.data.plan import ROW
 from surgjax.data.store import open_store
 from surgjax.encoder import open_encoder
 from surgjax.errors import REQUEUE, Stopped, UserError
-from surgjax.evals import features
+from surgjax.evals import attentive_probe, features
 from surgjax.main import main
 from surgjax.train import train
 
@@ -113,6 +114,33 @@ def test_a_stop_loses_no_finished_video(store, trained, tmp_path):
         assert len({file.read_bytes() for file in files}) == 1
 
 
+def test_an_attentive_probe_looks_at_the_tokens_of_a_run(store, trained, tmp_path, monkeypatch):
+    models, run = [], attentive_probe.Evaluator.run
+
+    def watched(self, model, **where):
+        models.append(model)
+        return run(self, model, **where)
+
+    monkeypatch.setattr(attentive_probe.Evaluator, "run", watched)
+    given = dict(store=store, every_s=2.0, depth=1, epochs=1, batch_size=4)
+    fields = {f"evals__attentive_probe__{name}": value for name, value in given.items()}
+    assert asked(tmp_path / "out", trained, seed=5, **fields) == 0
+    table, saved = read(tmp_path / "out", "attentive_probe")
+    assert table.models == ["pretrained", "random", "majority", "best_constant"]
+    assert list(saved["models"]) == table.models and set(saved["chosen"]) == {*table.models[:2]}
+    assert saved["clips_by_part"]["val"] and saved["saw_test"] == "no"
+    assert "best of 12 rates and decays on validation cases" in saved["protocol"]
+    assert "seed 5" in saved["protocol"] and not (tmp_path / "out" / "kept").exists()
+    model, video = models[0], some_clips(store, models[0].clip, 4)
+    for tokens, encode in (
+        (model.tokens, model.encode),
+        (model.random_tokens, model.random_encode),
+    ):
+        found = tokens(video)
+        assert found.shape == (4, 8, 96) and found.dtype == np.float32
+        np.testing.assert_allclose(found.mean(1), encode(video), atol=1e-6)
+
+
 def test_identity_is_of_all_numbers_and_settings():
     params = {"a": {"kernel": np.zeros((2, 3)), "scale": np.float32(1)}, "b": np.ones(2)}
     one = evaluate.identity_of(params, {"heads": 3})
@@ -189,6 +217,21 @@ def test_a_public_classifier_is_probed_and_tested(store, tmp_path):
     with torch.no_grad():
         expected = torch.softmax(model(given[None]).logits[0], 0).numpy()
     np.testing.assert_allclose(told.probabilities[1], expected, atol=1e-4)
+
+
+@pytest.mark.torch
+def test_equal_weights_with_other_heads_are_another_encoder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tiny_videomae(transformers, "VideoMAEModel").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    settings = json.loads(file.read_text())
+    cfg = ConfigDict({"seed": 0, "data": {"stride": "2"}})
+    found = set()
+    for heads in (2, 3):
+        file.write_text(json.dumps(settings | {"num_attention_heads": heads}))
+        model = evaluate._public(tmp_path, open_encoder(tmp_path), cfg, {}, lambda: None)
+        found |= {model.identity, model.random_identity}
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("format", ["videomae_official", "videomae"])

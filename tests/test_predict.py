@@ -379,6 +379,22 @@ def test_what_is_said_of_a_recording(ramp, tmp_path):
     assert about["model"]["licence"] == "MIT" and "/" not in json.dumps(about)
 
 
+def test_a_class_lasts_as_long_as_its_answers_do(tmp_path):
+    """Frames from 0 to 1.9 s, then at 5 s and 10 s: an answer lasts until the next one."""
+    pts = [*range(0, 2000, 100), 5000, 10_000]
+    images = [np.full((48, 64, 3), 20 if t < 5000 else 218, np.uint8) for t in pts]
+    path = write_video(tmp_path / "v.mp4", len(pts), width=64, height=48, images=images, pts=pts)
+    predict.predict(bright(), {"v": path}, tmp_path, Sampling(2, 16, 10.0, 10.0))
+    about = json.loads((tmp_path / "v.json").read_text())
+    classes = {name: of["minutes"] for name, of in about["classes"].items()}
+    spans = dict.fromkeys(NAMES, 0.0)
+    for one in about["segments"]:
+        spans[one["class"]] += (one["end_ms"] - one["start_ms"]) / 60_000
+    assert spans[NAMES[0]] == pytest.approx(5 / 60) and classes == pytest.approx(spans, abs=1e-3)
+    assert sum(classes.values()) == pytest.approx(about["minutes"], abs=2e-3)
+    assert sum(of["share"] for of in about["classes"].values()) == pytest.approx(1, abs=2e-4)
+
+
 def test_pictures_show_the_segments(tmp_path):
     t_ms = np.arange(0, 1_200_000, 60_000)
     p = np.full((20, 3), 0.1, np.float32)

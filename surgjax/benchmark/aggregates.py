@@ -63,13 +63,13 @@ def aggregate(
         raise ValueError("a data set is in two domains")
     known = {name: float(value) for name, value in scores.items() if not math.isnan(value)}
     have = {domain: [known[n] for n in names if n in known] for domain, names in domains.items()}
-    means = {domain: _mean(values) for domain, values in have.items()}
+    means = {domain: mean(values) for domain, values in have.items()}
     empty = any(math.isnan(value) for value in means.values())
     return Aggregates(
         domains=means,
-        macro=_mean(list(means.values())),
+        macro=mean(list(means.values())),
         worst=math.nan if empty else min(means.values(), default=math.nan),
-        datasets=_mean(list(known.values())),
+        datasets=mean(list(known.values())),
         coverage={domain: (len(have[domain]), len(names)) for domain, names in domains.items()},
     )
 
@@ -88,5 +88,6 @@ def arena_score(scores: Mapping[str, float]) -> float:
     return float(sum(scores[name] for name in ARENA))
 
 
-def _mean(values: Sequence[float]) -> float:
+def mean(values: Sequence[float]) -> float:
+    """NaN without values."""
     return math.fsum(values) / len(values) if values else math.nan

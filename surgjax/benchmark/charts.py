@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from surgjax.benchmark import calibration, floors, metrics, multi_label, statistics, triplets
+from surgjax.benchmark import calibration, floors, metrics, statistics, triplets
 from surgjax.benchmark.pictures import (
     GREY,
     HATCH,
@@ -27,6 +27,7 @@ from surgjax.benchmark.pictures import (
     without_frame,
 )
 from surgjax.benchmark.predictions import Predictions
+from surgjax.benchmark.statistics import or_none
 
 RESAMPLES = 1000
 FEW, MANY = 12, 30  # classes up to which two matrices stand side by side, and cells hold numbers
@@ -67,7 +68,7 @@ def plot_confusion(table: Predictions) -> tuple[Figure, Rows]:
     rows = [["true", "predicted", "count", "share_of_true"]]
     for i, true in enumerate(table.classes):
         for j, predicted in enumerate(table.classes):
-            rows.append([true, predicted, int(counts[i, j]), _cell(share[i, j])])
+            rows.append([true, predicted, int(counts[i, j]), or_none(share[i, j])])
     return figure, rows
 
 
@@ -86,8 +87,7 @@ def plot_per_class(table: Predictions, metric: str | None = None) -> tuple[Figur
     if (metric == "ap") != (table.target.ndim > 1) or metric not in ("f1", "recall", "ap"):
         raise ValueError(f"{metric} is no number of such a table")
     names, which = np.unique(table["video_id"], return_inverse=True)
-    draws = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    times = np.stack([np.bincount(row, minlength=len(names)) for row in draws])
+    times = statistics.times_drawn(statistics.draws(len(names), RESAMPLES))
     compute = _precisions if metric == "ap" else _scores
     value, resampled, alone, support = compute(table, which, times, metric)
     chance = floors.chance_average_precision(table.target) if metric == "ap" else None
@@ -103,9 +103,9 @@ def plot_per_class(table: Predictions, metric: str | None = None) -> tuple[Figur
         interval = statistics.from_resamples(float(value[i]), resampled[:, i], len(names))
         known = not (few or math.isnan(interval.value) or math.isnan(interval.low))
         bounds = (interval.low, interval.high) if known else (math.nan, math.nan)
-        rows.append([name, int(support[i]), _cell(value[i]), *map(_cell, bounds)])
-        rows[-1] += [_cell(chance[i])] if chance is not None else []
-        rows[-1] += [_cell(v) for v in alone[:, i]] if few else []
+        rows.append([name, int(support[i]), or_none(value[i]), *map(or_none, bounds)])
+        rows[-1] += [or_none(chance[i])] if chance is not None else []
+        rows[-1] += [or_none(v) for v in alone[:, i]] if few else []
         if math.isnan(value[i]):
             says = "no positives" if metric == "ap" else "neither true nor predicted"
             axis.text(0.01, i, says, va="center", fontsize=font, color="#555555")
@@ -146,7 +146,7 @@ def plot_reliability(table: Predictions) -> tuple[Figure, Rows]:
     names, sums = calibration.reliability_by_video(
         table.target, table.probabilities, table["video_id"]
     )
-    draws = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    draws = statistics.draws(len(names), RESAMPLES)
     pooled = sums.sum(0)
     error = statistics.from_resamples(
         float(calibration.expected_calibration_error(pooled)),
@@ -176,7 +176,7 @@ def plot_reliability(table: Predictions) -> tuple[Figure, Rows]:
     rows = [["from", "to", "frames", "accuracy", "mean_confidence"]]
     for i in range(bins):
         edges = [i / bins, (i + 1) / bins]
-        rows.append([*edges, int(frames[i]), _cell(accuracy[i]), _cell(confidence[i])])
+        rows.append([*edges, int(frames[i]), or_none(accuracy[i]), or_none(confidence[i])])
     return figure, rows
 
 
@@ -202,7 +202,7 @@ def plot_triplets(table: Predictions, protocol: str = "video_ap") -> tuple[Figur
         ap = triplets.global_average_precision(label, scores, words)
     rows = [["component", "name", "ap"]]
     rows += [
-        [part, name, _cell(value)]
+        [part, name, or_none(value)]
         for part in triplets.PARTS
         for name, value in zip(words.names[part], ap[part], strict=True)
     ]
@@ -274,17 +274,17 @@ def _precisions(
     resampled = np.full((len(times), len(table.classes)), np.nan)
     for i in range(len(table.classes)):
         told = ~np.isnan(label[:, i])
-        resampled[:, i] = triplets.resampled_average_precision(
+        resampled[:, i] = metrics.resampled_average_precision(
             label[told, i] > 0.5,
             prob[told, i].astype(np.float64),
             which[told],
-            times.astype(np.float64),
+            times,
         )
     alone = [
-        multi_label.average_precision(label[which == v], prob[which == v])
+        metrics.average_precision(label[which == v], prob[which == v])
         for v in range(times.shape[1])
     ]
-    everything = multi_label.average_precision(label, prob)
+    everything = metrics.average_precision(label, prob)
     return everything, resampled, np.array(alone), (label > 0.5).sum(0)
 
 
@@ -328,8 +328,3 @@ def _percent(value: float) -> str:
 
 def _short(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _cell(value: float) -> float | None:
-    """A number of a csv; empty for NaN."""
-    return None if math.isnan(value) else float(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from surgjax.benchmark import floors, metrics, multi_label, predictions, statistics, triplets
+from surgjax.benchmark import floors, metrics, predictions, statistics
 from surgjax.benchmark.predictions import Predictions
 from surgjax.errors import UserError
 
@@ -60,7 +60,7 @@ def _one_of_n(table: Predictions, seed: int) -> dict:
             "macro_f1_pooled": float(metrics.macro_f1(pooled)),
             "accuracy_pooled": float(metrics.accuracy(pooled)),
             "f1_pooled": {
-                c: None if np.isnan(v) else float(v)
+                c: statistics.or_none(v)
                 for c, v in zip(table.classes, metrics.f1_per_class(pooled), strict=True)
             },
             "by_video": dict(zip(names, per_video[name].tolist(), strict=True)),
@@ -79,15 +79,14 @@ def _multi_label(table: Predictions, seed: int) -> dict:
     label = table.of(models[0]).target
     for name in models:
         own = table.of(name)
-        each = multi_label.average_precision(own.target, own.probabilities)
-        means[name] = mean_known(each), resampled_map(own, seed)
+        each = metrics.average_precision(own.target, own.probabilities)
+        means[name] = metrics.mean_known(each), resampled_map(own, seed)
         videos = len(set(own["video_id"].tolist()))
         interval = statistics.from_resamples(*means[name], videos)
         results[name] = {
             "map_pooled": interval.as_dict(),
             "ap_pooled": {
-                c: None if np.isnan(v) else float(v)
-                for c, v in zip(table.classes, each, strict=True)
+                c: statistics.or_none(v) for c, v in zip(table.classes, each, strict=True)
             },
         }
     first = means[models[0]]
@@ -97,7 +96,7 @@ def _multi_label(table: Predictions, seed: int) -> dict:
         ).as_dict()
         for other in models[1:]
     }
-    chance = mean_known(floors.chance_average_precision(label))
+    chance = metrics.mean_known(floors.chance_average_precision(label))
     return {"chance": chance, "models": results, "differences": differences}
 
 
@@ -107,24 +106,17 @@ def resampled_map(table: Predictions, seed: int = 0) -> Float[np.ndarray, "r"]:
     Equal videos and seeds draw equal sets, so that models can be subtracted.
     """
     videos, which = np.unique(table["video_id"], return_inverse=True)
-    draws = np.random.default_rng(seed).integers(len(videos), size=(RESAMPLES, len(videos)))
-    times = np.stack([np.bincount(row, minlength=len(videos)) for row in draws]).astype(np.float64)
+    times = statistics.times_drawn(statistics.draws(len(videos), RESAMPLES, seed))
     each = []
     for label, score in zip(table.target.T, table.probabilities.T, strict=True):
         known = ~np.isnan(label)
-        found = triplets.resampled_average_precision(
+        found = metrics.resampled_average_precision(
             label[known] > 0.5, score[known], which[known], times
         )
         each.append(found)
     each = np.array(each)
     occurs = ~np.isnan(each)
     return metrics.ratio(np.where(occurs, each, 0).sum(0), occurs.sum(0))
-
-
-def mean_known(values: Float[np.ndarray, "c"]) -> float:
-    """Mean over the values that are not NaN."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
 
 
 def text_table(result: dict) -> str:

@@ -2,20 +2,22 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from surgjax.benchmark import statistics
+from surgjax.benchmark import literature, metrics, statistics
 from surgjax.benchmark.pictures import Rows, colour, entitle, plain
 from surgjax.benchmark.table import Table
 from surgjax.errors import UserError
 
 MARKS = "osD^vPX*"
 ACROSS = 3  # panels beside each other
+SETTING = re.compile(r"(?P<series>.+)[-_:](?P<setting>[A-E])")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,20 @@ def read_sizes(path: Path) -> Sizes:
     return Sizes(header[2], models)
 
 
+def sizes_by_name(models: Iterable[str]) -> Sizes:
+    """Of models named SERIES-A to SERIES-E, as `run --name` does: SurgVISTA's settings, which
+    configs/surgvista.py trains (`:A` to `:E`). Others are left out.
+
+    The paper's own values are in supplementary tables that were not at hand; its text gives gains
+    between settings, which literature.yaml has.
+    """
+    settings = literature.read()["scaling"]["settings"]
+    found = {name: match for name in models if (match := SETTING.fullmatch(name))}
+    frames = {name: float(settings[match["setting"]]["frames"]) for name, match in found.items()}
+    series = {name: match["series"] for name, match in found.items()}
+    return Sizes("frames, one a second", {name: (series[name], frames[name]) for name in found})
+
+
 def plot_few_shot(result: Mapping) -> tuple[Figure, Rows]:
     """Each model's value against what was learnt from; bands: over draws and test videos.
 
@@ -90,7 +106,7 @@ def plot_few_shot(result: Mapping) -> tuple[Figure, Rows]:
     places = sorted(where.values()) if by_size else list(where.values())
     _draw(axis, series, list(series), places)
     axis.set_xlabel(x_label, fontsize=8)
-    axis.set_ylabel(_words(metric), fontsize=8)
+    axis.set_ylabel(metrics.in_words(metric), fontsize=8)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7)
     saw = f"model saw test cases: {result.get('saw_test', 'unknown')}"
     kept = [str(result[key]) for key in ("evaluation", "store", "protocol") if key in result]
@@ -128,7 +144,7 @@ def plot_scaling(
     """Value against the size of the pretraining data, a panel a column of a table.
 
     Args:
-      panels: title of a column -> curve -> its points, as `by_size` or scaling.curves return.
+      panels: title of a column -> curve -> its points, as `by_size` returns.
       unit: of the x axis.
 
     Raises:
@@ -149,7 +165,10 @@ def plot_scaling(
         axis.set_title(plain(name, 44), fontsize=8, loc="left")
         axis.set_xlabel(f"pretraining data: {unit}", fontsize=7)
         for curve, points in series.items():
-            rows += [[name, curve, p.x, *_known(p.value, p.low, p.high)] for p in points]
+            rows += [
+                [name, curve, p.x, *map(statistics.or_none, (p.value, p.low, p.high))]
+                for p in points
+            ]
         drawn, names = axis.get_legend_handles_labels()
         handles |= dict(zip(names, drawn, strict=True))
     for axis in axes[len(panels) :]:
@@ -201,14 +220,6 @@ def _draw(
     axis.set_axisbelow(True)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-
-
-def _words(metric: str) -> str:
-    return metric.replace("_", " ").replace("macro f1", "macro-F1").replace("map", "mAP")
-
-
-def _known(*values: float) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values]
 
 
 def _short(number: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from surgjax.benchmark import comparison, metrics, multi_label, predictions, statistics
+from surgjax.benchmark import comparison, metrics, predictions, statistics
 from surgjax.benchmark.predictions import Predictions
 from surgjax.benchmark.statistics import Interval
 from surgjax.errors import UserError
@@ -89,15 +89,15 @@ def score(path: Path, *, seed: int = 0) -> dict:
 def text_table(result: dict) -> str:
     """A line a setting and its number of draws, a column a model, each with its interval."""
     models, metric = list(result["models"]), result["metric"]
-    title = metric.replace("_", " ").replace("macro f1", "macro-F1").replace("map", "mAP")
-    lines = [f"{title:24s} " + " ".join(f"{name.replace('_', ' '):>24s}" for name in models)]
+    lines = [
+        f"{metrics.in_words(metric):24s} "
+        + " ".join(f"{name.replace('_', ' '):>24s}" for name in models)
+    ]
     for setting in result["settings"]:
         cells = []
         for name in models:
             of = result["models"][name].get(setting["name"])
-            cells.append(
-                "-" if of is None else "{value:.3f} [{low:.3f}, {high:.3f}]".format(**of[metric])
-            )
+            cells.append("-" if of is None else statistics.as_text(of[metric]))
         label = f"{setting['name']} ({setting['draws']} x)"
         lines.append(f"{label:24s} " + " ".join(f"{cell:>24s}" for cell in cells))
     return "\n".join(lines)
@@ -150,8 +150,7 @@ def _of_one_class(draws: list[Predictions], seed: int) -> dict[str, _Sampled]:
 def _of_several(draws: list[Predictions], seed: int) -> dict[str, _Sampled]:
     """Mean average precision over all clips together."""
     values = [
-        comparison.mean_known(multi_label.average_precision(of.target, of.probabilities))
-        for of in draws
+        metrics.mean_known(metrics.average_precision(of.target, of.probabilities)) for of in draws
     ]
     resampled = np.stack([comparison.resampled_map(of, seed) for of in draws])
     videos = len(set(draws[0]["video_id"].tolist()))
@@ -162,8 +161,7 @@ def _of_several(draws: list[Predictions], seed: int) -> dict[str, _Sampled]:
 def _resamples(videos: int, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Videos (r, v) and draws (r, s), both with replacement."""
     many = comparison.RESAMPLES
-    of_videos = np.random.default_rng(seed).integers(videos, size=(many, videos))
-    return of_videos, np.random.default_rng((seed, 1)).integers(draws, size=(many, draws))
+    return statistics.draws(videos, many, seed), statistics.draws(draws, many, (seed, 1))
 
 
 def _size(setting: str) -> float | None:

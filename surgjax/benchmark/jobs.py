@@ -2,7 +2,7 @@
 
 | protocol | how the model is used |
 |---|---|
-| linear_probe, knn, few_shot, zero_shot, coop, temporal | frozen, by an evaluation of that name |
+| those of FROZEN | frozen, by an evaluation of that name |
 | finetune | as the suite's paper fine-tunes, by a variant of configs/finetune.py |
 | surgrec_release | as SurgRec's released program does |
 
@@ -23,18 +23,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import surgjax
-from surgjax.benchmark import few_shot, predictions, results, score, statistics
+from surgjax.benchmark import (
+    few_shot,
+    predictions,
+    prompt_sets,
+    results,
+    score,
+    statistics,
+)
 from surgjax.benchmark.suites import Entry, Suite, store_of
+from surgjax.benchmark.weights import Weights
+from surgjax.data.labelled import first_in_every
 from surgjax.data.leakage import saw
 from surgjax.data.store import Store
 from surgjax.errors import UserError, nearest
 from surgjax.files import whole
-from surgjax.interop.licence import UNKNOWN, UNKNOWN_DATA, combined, licences, pretrained_on
 
 CONFIGS = Path(surgjax.__file__).resolve().parents[1] / "configs"
-FROZEN = ("linear_probe", "knn", "few_shot", "zero_shot", "coop", "temporal")
+FROZEN = ("linear_probe", "attentive_probe", "knn", "few_shot", "zero_shot", "coop", "temporal")
 ONE_SEED = ("linear_probe", "knn", "zero_shot", "few_shot", "coop")
-PREFERRED = ("readme", "ours")  # of sets of prompts
 # Suite -> variant of configs/finetune.py that "finetune" is there, by task where tasks differ.
 FINETUNE = {
     "surgrec16": {"": "surgrec"},
@@ -48,25 +55,8 @@ FINETUNE = {
     "synthetic": {"": "demo"},
     "": {"": ""},
 }
+OF_VECTORS = ("linear_probe", "knn", "few_shot", "temporal")  # what a features.parquet allows
 PROTOCOLS = (*FROZEN, "finetune", "surgrec_release")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A model as far as its files tell without opening it.
-
-    Attributes:
-      path: a run, a public model's folder, a weight file or features.parquet.
-      sha256: of its content; of a run, of its newest step's digests.
-      used_cases: what it was trained on, None where not known.
-      licence, pretrained_on: "unknown" where a file does not tell.
-    """
-
-    path: Path
-    sha256: str
-    used_cases: tuple[str, ...] | None = None
-    licence: str = UNKNOWN
-    pretrained_on: str = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -119,73 +109,6 @@ class Volume:
     clips: int
     hours: float
     gigabytes: float
-
-
-def open_weights(path: Path) -> Weights:
-    """What can be known of a model without loading it.
-
-    Raises:
-      UserError: nothing there, or a run without a finished checkpoint.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise UserError(
-            f"--model {path} does not exist; expected a run, a Hugging Face folder, a weight file "
-            f"or a features.parquet"
-        )
-    if path.suffix == ".parquet":
-        told = read_vectors_about(path)
-        cases, seen = told.get("used_cases"), told.get("pretrained_on") or UNKNOWN
-        return Weights(
-            *(path, sha256(path), None if cases is None else tuple(cases)),
-            licence=told.get("licence") or UNKNOWN,
-            pretrained_on=seen if isinstance(seen, str) else ", ".join(seen),
-        )
-    step = newest_step(path)
-    if step is None:
-        return Weights(path, sha256(path))
-    meta = read_meta(step)
-    known = UNKNOWN_DATA[0] not in pretrained_on(meta)
-    cases = meta.get("used_cases")
-    return Weights(
-        path,
-        sha256(step / "DIGESTS.json"),
-        tuple(cases) if known and cases is not None else None,
-        combined(licences(meta).values()),
-        ", ".join(pretrained_on(meta)),
-    )
-
-
-def read_vectors_about(path: Path) -> dict[str, Any]:
-    """What features made elsewhere say of their model. Raises UserError: unreadable."""
-    try:
-        return json.loads((pq.read_schema(path).metadata or {}).get(b"about", b"{}"))
-    except (OSError, ValueError) as error:  # pyarrow's are among them
-        raise UserError(f"{path} cannot be read as features ({error})") from error
-
-
-def newest_step(path: Path) -> Path | None:
-    """The newest completed checkpoint of a run (or the step folder itself); None for no run.
-
-    Raises:
-      UserError: a run without one.
-    """
-    if (path / "DIGESTS.json").is_file():
-        return path
-    if not (path / "checkpoints").is_dir():
-        return None
-    steps = [f.parent for f in path.glob("checkpoints/*/DIGESTS.json") if f.parent.name.isdigit()]
-    if not steps:
-        raise UserError(f"{path} has no completed checkpoint; train it first")
-    return max(steps, key=lambda folder: int(folder.name))
-
-
-def read_meta(step: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself. Raises UserError: unreadable."""
-    try:
-        return json.loads((step / "meta" / "metadata").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{step} is damaged ({error}); use an older checkpoint") from error
 
 
 def plan(
@@ -280,8 +203,8 @@ def volume(job: Planned) -> Volume:
     some = np.unique(video)
     clips = len(some)
     if entry.unit == "frame":
-        bucket = np.floor(t_ms / (1000 * every_s(entry))).astype(np.int64)
-        clips = len(np.unique(np.stack([video, bucket]), axis=1).T)
+        order = np.lexsort((t_ms, video))
+        clips = int(first_in_every(every_s(entry), video[order], t_ms[order]).sum())
     frames = store.frames[some]
     hours = float((frames / store.videos["stored_fps"][some]).sum()) / 3600
     size = sum(file.stat().st_size for file in store.path.glob("*.array_record-*"))
@@ -289,11 +212,24 @@ def volume(job: Planned) -> Volume:
 
 
 def missing_parts(job: Planned) -> str:
-    """What the split lacks that the protocol needs, in words; "" where it has all."""
+    """What split or model lack that the protocol needs, in words; "" where they have all."""
     _, _, part = _labelled(job)
     needed = ("test",) if job.protocol == "zero_shot" else ("train", "test")
     missing = " and ".join(name for name in needed if not (part == name).any())
-    return f"no labelled {missing} cases in split {job.entry.split}" if missing else ""
+    if missing:
+        return f"no labelled {missing} cases in split {job.entry.split}"
+    if job.weights.path.suffix == ".parquet" and job.protocol not in OF_VECTORS:
+        return f"{job.protocol} needs the model itself; vectors do for {', '.join(OF_VECTORS)}"
+    return ""
+
+
+def store_digest(job: Planned) -> str:
+    """sha256 of what the job reads of its store: frames, videos with their splits, its labels."""
+    meta = job.store.meta
+    names = ("videos.parquet", f"labels/{job.entry.label}.parquet")
+    tables = {name: meta["tables"].get(name) for name in names}
+    content = [meta["settings"], meta["shards"], tables, meta["tasks"][job.entry.label]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def saw_test(job: Planned) -> str:
@@ -304,13 +240,12 @@ def saw_test(job: Planned) -> str:
 
 
 def keep_predictions(made: Path, file: Path) -> str:
-    """Copies predictions; of several sets of prompts the rows of the one that stands for the job,
-    which is returned: those that the paper printed, else ours, else the first."""
+    """Copies predictions; of several sets of prompts the rows of `prompt_sets.main_set`, which is
+    returned."""
     table = pq.read_table(made)
     chosen = ""
     if "setting" in table.column_names and "draw" not in table.column_names:
-        known = pc.unique(table["setting"]).to_pylist()
-        chosen = next((name for name in PREFERRED if name in known), known[0])
+        chosen = prompt_sets.main_set(pc.unique(table["setting"]).to_pylist())
         table = table.filter(pc.equal(table["setting"], chosen))
     with whole(file) as part:
         if chosen:
@@ -366,17 +301,6 @@ def numbers(
             for name, interval in values[other].items()
         },
     }
-
-
-def sha256(path: Path) -> str:
-    """Of a file, or of a folder's weight and configuration files with their names."""
-    if path.is_dir():
-        kinds = {".json", ".safetensors", ".bin", ".pth", ".pt", ".txt", ".model"}
-        files = sorted(file for file in path.iterdir() if file.suffix in kinds)
-        lines = "".join(f"{file.name} {sha256(file)}\n" for file in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _fits(protocol: str, entry: Entry, store: Store) -> bool:

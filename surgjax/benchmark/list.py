@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from surgjax.benchmark import suites
 from surgjax.benchmark.suites import Entry, Suite
 from surgjax.data.store import Store
+from surgjax.verbs import between_commas
 
 COLUMNS = ("set", "task", "split (who)", "unit", "layout", "licence", "here", "access")
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0; raises UserError."""
-    stores = suites.open_stores(filter(None, args.stores.split(",")))
+    stores = suites.open_stores(between_commas(args.stores))
     for name in [args.suite] if args.suite else suites.names():
         suite = suites.load(name, args.tier)
         found = rows(suite, stores)
@@ -37,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         for note in suite.notes:
             print(f"  {note}")
         print()
-    if not stores:
+    if not args.stores:
         print("nothing was looked for on this disk; name stores as --stores DIR")
     return 0
 

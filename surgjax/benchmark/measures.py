@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from surgjax.benchmark import boxes, metrics, multi_label, phases, segments, statistics, triplets
+from surgjax.benchmark import boxes, metrics, phases, segments, statistics, triplets
 from surgjax.benchmark.predictions import Predictions
-from surgjax.benchmark.score import FRAMES, RESAMPLES, mean_of_views, spearman
+from surgjax.benchmark.score import FRAMES, RESAMPLES, mean_of_views
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ def measure(
         return Measure(videos, lambda chosen: value(np.concatenate([rows[i] for i in chosen])))
 
     def mean_of(values: np.ndarray) -> Measure:
-        return Measure(videos, lambda chosen: _mean(values[chosen]))
+        return Measure(videos, lambda chosen: metrics.mean_known(values[chosen]))
 
     if task in FRAMES and metric in phases.METRICS:
         time = {} if protocol == "strict" else {"dataset": dataset, "t_ms": table["t_ms"]}
         counts = phases.count(*columns, classes, protocol=protocol, **time)
         return Measure(videos, lambda chosen: phases.value(counts.of(chosen), metric))
-    if metric in ACCURACIES:
+    if metric in metrics.ACCURACIES:
         _, matrices = metrics.by_video(*columns, classes)
-        return Measure(videos, lambda chosen: ACCURACIES[metric](matrices[chosen]))
+        return Measure(videos, lambda chosen: metrics.ACCURACIES[metric](matrices[chosen]))
     if metric == "macro_f1_per_video":
         return mean_of(metrics.macro_f1(metrics.by_video(*columns, classes)[1]))
     if metric == "edit" or metric in {f"f1_{k}" for k in segments.OVERLAPS}:
@@ -83,11 +83,13 @@ def measure(
         guess = triplets.of_component(table.probabilities.astype(np.float64), words, part)
         if protocol == "global_ap":
             return of_rows(lambda at: _average_precision(label[at], guess[at]))
-        each = np.stack([multi_label.average_precision(label[at], guess[at]) for at in rows])
-        return Measure(videos, lambda chosen: _mean(triplets.over_videos(each[chosen])))
+        each = np.stack([metrics.average_precision(label[at], guess[at]) for at in rows])
+        return Measure(
+            videos, lambda chosen: metrics.mean_known(triplets.over_videos(each[chosen]))
+        )
     if metric == "spearman":
         pairs = np.stack([table["value"], table["target_value"]], axis=1).astype(np.float64)
-        return of_rows(lambda at: spearman(pairs[at]))
+        return of_rows(lambda at: metrics.spearman(pairs[at]))
     if metric == "miou":
         overlap = boxes.iou_or_zero(table["target_boxes"], table["boxes"])
         return of_rows(lambda at: float(overlap[at].mean()))
@@ -119,19 +121,5 @@ def over_seeds(
     )
 
 
-ACCURACIES = {
-    "image_accuracy": lambda matrices: float(metrics.accuracy(matrices.sum(0))),
-    "video_accuracy": lambda matrices: float(metrics.accuracy(matrices).mean()),
-    "balanced_accuracy": lambda matrices: _mean(
-        metrics.ratio(np.diag(matrices.sum(0)), matrices.sum((0, 2)))
-    ),
-}
-
-
 def _average_precision(label: np.ndarray, scores: np.ndarray) -> float:
-    return _mean(multi_label.average_precision(label, scores))
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+    return metrics.mean_known(metrics.average_precision(label, scores))

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from surgjax.files import write_whole
-
 MAX_BYTES = 5_000_000
 CHART = 256  # colours of a chart: a quarter of the bytes, and no difference to see
 PHOTOGRAPH = 20_000  # colours that only photographs have
@@ -27,7 +25,7 @@ STYLE = """
 @media print { :root { --text: #000; --page: #fff; --quiet: #444; --line: #ccc; --box: #f5f5f5 } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--text); background: var(--page) }
-h1, h2, h3, p, li { overflow-wrap: anywhere }
+h1, h2, h3, p, li { overflow-wrap: anywhere } .cited td { opacity: .75 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.25rem; margin-top: 2.4rem;
   border-top: 1px solid var(--line); padding-top: .8rem } h3 { font-size: 1.05rem;
   margin-top: 1.8rem }
@@ -75,8 +73,8 @@ class Section:
     level: int = 2
 
 
-def write_page(path: Path, title: str, sections: Sequence[Section], max_bytes: int) -> Path:
-    """Writes the page whole; returns its path."""
+def page(title: str, sections: Sequence[Section], max_bytes: int = MAX_BYTES) -> str:
+    """The page's HTML."""
     texts = [_heading(i, section) + section.body for i, section in enumerate(sections)]
     contents = "".join(
         f'<li><a href="#part{i}">{html.escape(section.title)}</a></li>'
@@ -107,8 +105,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section], max_bytes: i
             f" and {len(left_out) - 50} more" * (len(left_out) > 50)
         )
         body.append(f'<p class="note">Left out for size: {html.escape(names)}</p>')
-    write_whole(path, head + "\n".join(body) + "\n</body></html>\n")
-    return path
+    return head + "\n".join(body) + "\n</body></html>\n"
 
 
 def table(

@@ -15,11 +15,13 @@ perhaps `saw_test`, whether the model was trained on these cases: yes, no or unk
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
@@ -135,7 +137,8 @@ def read(path: Path, classes: list[str] | None = None) -> Predictions:
             f"t_ms or clip_id"
         )
     found = _classes(path, table.schema, classes)
-    probabilities = _matrix(path, table, "probabilities").astype(np.float32)
+    filled(path, table, ("video_id", "t_ms", "target"))
+    probabilities = matrix(path, table, "probabilities").astype(np.float32)
     if probabilities.shape[1] != len(found):
         raise UserError(
             f"{path}: {probabilities.shape[1]} probabilities a row for {len(found)} classes"
@@ -143,9 +146,9 @@ def read(path: Path, classes: list[str] | None = None) -> Predictions:
     if pa.types.is_integer(table["target"].type):
         target = table["target"].to_numpy().astype(np.int64)
     else:
-        target = _matrix(path, table, "target").astype(np.float32)
+        target = matrix(path, table, "target").astype(np.float32)
     columns = {
-        name: _matrix(path, table, name) if name in LISTS else table[name].to_numpy()
+        name: matrix(path, table, name) if name in LISTS else table[name].to_numpy()
         for name in table.column_names
         if name not in ("probabilities", "target")
     }
@@ -167,6 +170,40 @@ def classes_of(path: Path) -> list[str]:
         return _classes(path, pq.read_schema(path), None)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as predictions ({error})") from error
+
+
+def matrix(path: Path, table: pa.Table, name: str) -> np.ndarray:
+    """A column of lists of numbers, all of one length, (n, length).
+
+    Raises:
+      UserError: of another type, or a row of another length.
+    """
+    column = table[name].combine_chunks()
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    is_lists = any(is_kind(column.type) for is_kind in kinds)
+    if not is_lists or not _is_number(column.type.value_type):
+        raise UserError(f"{path}: {name} is of type {column.type}; expected lists of numbers")
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    width = int(np.median(lengths)) if len(lengths) else 0
+    if column.null_count or (lengths != width).any():
+        row = int((lengths != width).argmax())
+        raise UserError(f"{path}, row {row}: {name} has {lengths[row]} values, others {width}")
+    return flat.reshape(len(column), width)
+
+
+def filled(path: Path, table: pa.Table, names: Iterable[str]) -> None:
+    """Raises UserError: a row without a value of these columns, as far as they are there, or a
+    t_ms that is no number."""
+    for name in names:
+        if name not in table.column_names:
+            continue
+        column = table[name]
+        if name == "t_ms" and not _is_number(column.type):
+            raise UserError(f"{path}: t_ms is of type {column.type}; expected milliseconds")
+        empty = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type)).to_numpy()
+        if empty.any():
+            raise UserError(f"{path}, row {int(empty.argmax())} has no {name}; give every row one")
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -192,6 +229,10 @@ def _classes(path: Path, schema: pa.Schema, wanted: list[str] | None) -> list[st
             f"{path} has {len(found)} classes, expected {len(wanted)}: {', '.join(wanted)} ({hint})"
         )
     return found
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating))
 
 
 def _check(
@@ -232,20 +273,6 @@ def _check(
         twice = next(row for row in counts.to_pylist() if row.pop("count_all") > 1)
         text = ", ".join(f"{name} {value}" for name, value in twice.items())
         raise UserError(f"{path} has two rows of {text}; expected one each")
-
-
-def _matrix(path: Path, table: pa.Table, name: str) -> np.ndarray:
-    """A column of lists of one length, (n, length)."""
-    column = table[name].combine_chunks()
-    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
-        raise UserError(f"{path}: {name} is of type {column.type}; expected lists of numbers")
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    width = len(flat) // max(1, len(column))
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    if column.null_count or (lengths != width).any():
-        row = int((lengths != width).argmax())
-        raise UserError(f"{path}, row {row}: {name} has {lengths[row]} values, others {width}")
-    return flat.reshape(len(column), width)
 
 
 def _lists(values: np.ndarray) -> pa.ListArray:

@@ -3,9 +3,10 @@
 The rows of a set have its name as `setting`; every set was asked of the same clips.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from surgjax.benchmark import comparison, predictions
+from surgjax.benchmark import comparison, metrics, predictions
 from surgjax.errors import UserError
 
 MAIN = ("readme", "ours")  # published wording, else ours
@@ -55,19 +56,20 @@ def score(path: Path) -> dict:
     return {**about, "sets": found, "over_sets": over_sets}
 
 
-def main_set(path: Path) -> str:
-    """The set whose numbers stand for a file where there is room for one."""
-    table = predictions.read(path)
-    known = list(dict.fromkeys(table["setting"].tolist())) if "setting" in table else [""]
-    return next((name for name in MAIN if name in known), known[0])
+def main_set(names: Sequence[str]) -> str:
+    """Of several sets the one whose numbers are shown where there is room for one."""
+    return next((name for name in MAIN if name in names), names[0])
 
 
 def text_table(result: dict) -> str:
     """A line a model, a column a set, then the mean and the range."""
     metric = _metric(result)
     sets = list(result["sets"])
-    title = metric.replace("_", " ").replace("macro f1", "macro-F1").replace("map", "mAP")
-    lines = [f"{title:24s}" + "".join(f"{name:>12s}" for name in sets) + "   mean [range]"]
+    lines = [
+        f"{metrics.in_words(metric):24s}"
+        + "".join(f"{name:>12s}" for name in sets)
+        + "   mean [range]"
+    ]
     for model, over in result["over_sets"].items():
         each = [_value(result["sets"][name]["models"][model][metric]) for name in sets]
         mean, low, high = (over[metric][key] for key in ("mean", "lowest", "highest"))

@@ -20,11 +20,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from surgjax.benchmark import page, report_jobs, report_run, results, score, suites
+from surgjax.benchmark import page, predictions, report_jobs, report_run, results, score, suites
 from surgjax.benchmark.curves import Sizes, read_sizes
 from surgjax.benchmark.page import Picture, Section
 from surgjax.data.store import Store
 from surgjax.errors import UserError
+from surgjax.files import write_whole
+from surgjax.verbs import between_commas
 
 MAX_BYTES = page.MAX_BYTES
 
@@ -53,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
         args.title,
         task=args.task,
         protocol=args.protocol,
-        stores=suites.open_stores(args.stores.split(",")) if args.stores else (),
+        stores=suites.open_stores(between_commas(args.stores or "")),
         sizes=read_sizes(args.sizes) if args.sizes else None,
     )
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
@@ -109,7 +111,8 @@ def write_report(
             f"{', '.join(map(str, sources))} holds no metrics.jsonl, metrics.json, job.json or "
             f"pictures; train or evaluate first"
         )
-    return page.write_page(out, title, sections, MAX_BYTES)
+    write_whole(out, page.page(title, sections, MAX_BYTES))
+    return out
 
 
 def _features(file: Path, stores: Sequence[Store], out: Path) -> list[Section]:
@@ -142,8 +145,6 @@ def _columns(file: Path) -> list[str]:
 
 
 def _task(file: Path) -> str:
-    from surgjax.benchmark import predictions
-
     names = predictions.classes_of(file)
     columns = pq.read_schema(file)
     if pa.types.is_integer(columns.field("target").type):

@@ -14,7 +14,6 @@ from surgjax.benchmark import (
     predictions,
     prompt_sets,
     ribbons,
-    scaling,
     score,
     suites,
     table_formats,
@@ -32,6 +31,7 @@ def of_results(found: Sequence[Job], out: Path, sizes: curves.Sizes | None) -> l
 
     Args:
       out: folder of the pictures.
+      sizes: of the models; None: of those named as SurgVISTA's settings.
 
     Raises:
       UserError: as `table.build`, or files that cannot be read.
@@ -42,9 +42,10 @@ def of_results(found: Sequence[Job], out: Path, sizes: curves.Sizes | None) -> l
         for built in tables.build(found, suite):
             at = out / "tables" / f"{name}_{tier}_{built.protocol}"
             shown = [_drawn(heat.plot_heat(built), at / "heat", f"Heat table: {built.title}")]
-            panels, unit = _scaling(built, found, suite, sizes)
+            known = sizes or curves.sizes_by_name(row.name for row in built.rows)
+            panels = curves.by_size(built, known)
             shown += _if_possible(
-                partial(curves.plot_scaling, panels, unit=unit, title=built.title),
+                partial(curves.plot_scaling, panels, unit=known.unit, title=built.title),
                 at / "scaling",
                 f"Scaling curves: {built.title}",
             )
@@ -55,7 +56,7 @@ def of_results(found: Sequence[Job], out: Path, sizes: curves.Sizes | None) -> l
         groups.setdefault((job.model, job.entry, job.task, job.protocol), []).append(job)
     for model in dict.fromkeys(job.model for job in found):
         told = dict.fromkeys(
-            f"licence: {job.licence or 'unknown'}; pretrained on: {_words(job.pretrained_on)}"
+            f"licence: {job.licence or 'unknown'}; pretrained on: {job.pretrained_on or 'unknown'}"
             for job in found
             if job.model == model
         )
@@ -79,7 +80,7 @@ def of_predictions(file: Path, task: str, protocol: str, out: Path) -> list[Sect
     if "draw" in rows:
         result = jobs.numbers(file, task, protocol, dataset=dataset, allow_seen=True)
     else:
-        asked = {"dataset": dataset, "setting": prompt_sets.main_set(file) or None}
+        asked = {"dataset": dataset, "setting": _main_set(rows) if "setting" in rows else None}
         result = score.score(file, task, protocol, **asked, allow_seen=True)
     body = numbers({"": result})
     title = f"{file.parent.name}/{file.name}: {task}, {protocol}"
@@ -120,7 +121,7 @@ def draw(
         result = few_shot.score(file) | {"saw_test": rows.saw_test}
         return [_drawn(curves.plot_few_shot(result), out / "few_shot", f"Few-shot curve: {what}")]
     if "setting" in rows:
-        rows = rows.where(rows["setting"] == prompt_sets.main_set(file))
+        rows = rows.where(rows["setting"] == _main_set(rows))
     rows = score.without(rows.of(rows.models[0]), exclude, file)
     wanted = {"per_class": (charts.plot_per_class, "Each class with its interval")}
     if rows.target.ndim == 1:
@@ -154,16 +155,8 @@ def _job(title: str, seeds: Sequence[Job], out: Path) -> Section:
     return Section(title, body, tuple(shown), level=3)
 
 
-def _scaling(
-    built: tables.Table, found: Sequence[Job], suite: suites.Suite, sizes: curves.Sizes | None
-) -> tuple[Mapping, str]:
-    """(panels, unit): of the sizes given, else of models named as SurgVISTA's settings."""
-    if sizes is not None:
-        return curves.by_size(built, sizes), sizes.unit
-    named = any(scaling.NAME.fullmatch(job.model) for job in found)
-    every = scaling.curves(found, suite) if named else {}
-    own = {title: of for (protocol, title), of in every.items() if protocol == built.protocol}
-    return own, "frames, one a second"
+def _main_set(rows: predictions.Predictions) -> str:
+    return prompt_sets.main_set(list(dict.fromkeys(rows["setting"].tolist())))
 
 
 def _drawn(made: tuple, path: Path, alt: str) -> Picture:
@@ -186,8 +179,3 @@ def _value(found) -> str:
     if isinstance(found, bool):
         return "yes" if found else "no"
     return "-" if found is None else f"{found:.3f}" if isinstance(found, float) else str(found)
-
-
-def _words(value) -> str:
-    words = map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
-    return ", ".join(filter(None, words)) or "unknown"

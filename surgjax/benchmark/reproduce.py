@@ -13,9 +13,11 @@ from pathlib import Path
 import yaml
 
 from surgjax.benchmark import jobs, measures, results, suites
-from surgjax.benchmark.run import run
+from surgjax.benchmark.run import read_seeds, run
 from surgjax.benchmark.stats import scored_rows
+from surgjax.benchmark.weights import open_weights
 from surgjax.errors import DAMAGE, UserError, nearest
+from surgjax.verbs import between_commas
 
 FILE = Path(__file__).with_name("published.yaml")
 STATUS = ("run", "awaiting data")
@@ -66,16 +68,15 @@ def main(args: argparse.Namespace) -> int:
             f"nothing published is called {args.name!r}{nearest(args.name, rows)}; --list names all"
         )
     row = rows[args.name]
-    folders = [word.strip() for word in args.stores.split(",") if word.strip()]
-    stores = suites.open_stores(folders) if folders else []
+    stores = suites.open_stores(between_commas(args.stores))
     if awaited := missing(row, args.weights, stores):
         print(f"{args.name}: {row.source}; {_values(row)}")
         raise UserError(f"{args.name} awaits {'; and '.join(awaited)}")
     planned = jobs.plan(
         *(suites.load(row.suite, row.tier), stores, args.out, args.name),
-        jobs.open_weights(args.weights),
+        open_weights(args.weights),
         protocols=[row.protocol],
-        seeds=[int(word) for word in args.seeds.split(",")],
+        seeds=read_seeds(args.seeds),
         only=[row.entry],
         fields=[f"--config.{field}" for field in row.settings],
     )

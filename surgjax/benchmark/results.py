@@ -57,6 +57,7 @@ class Job:
         return self.path / PREDICTIONS
 
 
+FOLDERS = "*/*/*/*/seed*"  # of jobs, in a folder of results
 FIELDS = [one.name for one in fields(Job) if one.name not in ("path", "score")]
 
 
@@ -76,23 +77,30 @@ def read(folder: Path) -> list[Job]:
         raise UserError(
             f"no folder {folder}; expected the --out of `python -m surgjax.benchmark run`"
         )
-    jobs = [_job(path.parent) for path in folder.glob(f"*/*/*/*/seed*/{JOB}")]
+    jobs = [_job(path.parent) for path in folder.glob(f"{FOLDERS}/{JOB}")]
     return sorted(jobs, key=lambda job: (*job.path.parent.parts, job.seed))
 
 
 def _job(path: Path) -> Job:
-    said, score = (_json(path / name) for name in (JOB, SCORE))
+    said, score = (read_json(path / name) for name in (JOB, SCORE))
     said.setdefault("entry", said.get("dataset"))
     said.setdefault("tier", "strict")
+    if not all(isinstance(score.get(part), dict) for part in ("metrics", "floors")):
+        raise UserError(f"{path / SCORE} has no metrics; remove the job's {JOB} and run it again")
     try:
-        return Job(**{key: said[key] for key in FIELDS if key in said}, path=path, score=score)
+        job = Job(**{key: said[key] for key in FIELDS if key in said}, path=path, score=score)
     except TypeError as error:
         raise UserError(
             f"{path / JOB} is no finished job's ({error}); remove it and run the job again"
         ) from error
+    own = job_folder(Path(), job.model, job.entry, job.task, job.protocol, job.seed)
+    if path.parts[-len(own.parts) :] != own.parts:  # a copy would count as one more seed
+        raise UserError(f"{path} holds the job {own}; move copies elsewhere, rename none")
+    return job
 
 
-def _json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """An object of a job's files. Raises UserError: not readable, or something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -11,7 +11,6 @@ on, inside a job too, by video or checkpoint. A job that fails does not stop the
 """
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -24,7 +23,11 @@ from pathlib import Path
 
 from surgjax.benchmark import jobs, predictions, results, suites
 from surgjax.benchmark.jobs import Planned
+from surgjax.benchmark.weights import listed, open_weights
 from surgjax.errors import DAMAGE, INTERRUPTED, REQUEUE, USER, Stopped, UserError
+from surgjax.files import sha256
+from surgjax.preemption import StopSignal
+from surgjax.verbs import between_commas
 
 SAW = "the model was trained on its test cases; --allow-seen does it anyway, marked"
 KEPT = "kept"  # folder of features
@@ -52,24 +55,20 @@ def main(args: argparse.Namespace) -> int:
     """Returns 0; 1 when a job failed, 2 when all that failed are the user's mistakes.
 
     Raises:
-      UserError: as `jobs.open_weights`, `jobs.plan` and `suites.load`; no store of the suite.
+      UserError: as `open_weights`, `jobs.plan` and `suites.load`; no store of the suite.
       Stopped: after SIGTERM or Ctrl-C.
     """
     suite = suites.load(args.suite, args.tier)
-    stores = suites.open_stores(_words(args.stores))
-    weights = jobs.open_weights(args.model)
+    stores = suites.open_stores(between_commas(args.stores))
+    weights = open_weights(args.model)
     name = args.name or args.model.absolute().stem
-    if Path(name).name != name or name.startswith("."):
+    if Path(name).name != name or name.startswith(".") or not name.isprintable():
         raise UserError(f"--name is {name!r}; expected a plain word, it names a folder")
-    try:
-        seeds = [int(word) for word in _words(args.seeds)]
-    except ValueError as error:
-        raise UserError(f"--seeds is {args.seeds!r}; expected numbers, as 0,1,2") from error
     planned = jobs.plan(
         *(suite, stores, args.out, name, weights),
-        protocols=_words(args.protocol),
-        seeds=seeds,
-        only=_words(args.only),
+        protocols=between_commas(args.protocol),
+        seeds=read_seeds(args.seeds),
+        only=between_commas(args.only),
         fields=args.passed_on,
     )
     for line in suites.needed(suite, stores) if not args.only else ():
@@ -82,6 +81,14 @@ def main(args: argparse.Namespace) -> int:
             f"`python -m surgjax.benchmark list --suite {suite.name}` says what is needed"
         )
     return run(planned, allow_seen=args.allow_seen, dry_run=args.dry_run)
+
+
+def read_seeds(text: str) -> list[int]:
+    """Numbers of --seeds, each once. Raises UserError: some are none, or there is none."""
+    words = between_commas(text)
+    if not words or not all(word.isdecimal() for word in words):
+        raise UserError(f"--seeds is {text!r}; expected numbers, as 0,1,2")
+    return list(dict.fromkeys(map(int, words)))
 
 
 def run(planned: Sequence[Planned], *, allow_seen: bool = False, dry_run: bool = False) -> int:
@@ -98,8 +105,8 @@ def run(planned: Sequence[Planned], *, allow_seen: bool = False, dry_run: bool =
         refused = [why or SAW * saw for why, saw in zip(refused, seen, strict=True)]
     print(table(planned, done, refused), flush=True)
     if dry_run:
-        for job, finished in zip(planned, done, strict=True):
-            if not finished:
+        for job, finished, why in zip(planned, done, refused, strict=True):
+            if not finished and not why:
                 print(shlex.join(["python", *jobs.command(job)]))
         return 0
     failed: list[int] = []
@@ -122,8 +129,10 @@ def run(planned: Sequence[Planned], *, allow_seen: bool = False, dry_run: bool =
                 )
             if code:
                 failed.append(code)
-    for out, model in {(job.out, job.model) for job in planned} if not failed else ():
-        shutil.rmtree(out / model / KEPT, ignore_errors=True)
+    for model in {job.out / job.model for job in planned} if not failed else ():
+        jobs_of_model = model.glob("*/*/*/seed*")  # some may be another process's, under way
+        if all((folder / results.JOB).is_file() for folder in jobs_of_model):
+            shutil.rmtree(model / KEPT, ignore_errors=True)
     print(f"{len(planned) - len(failed)} of {len(planned)} jobs are finished", flush=True)
     return 0 if not failed else USER if set(failed) == {USER} else DAMAGE
 
@@ -132,14 +141,16 @@ def is_finished(job: Planned) -> bool:
     """Whether the job's results are there.
 
     Raises:
-      UserError: they are, but of another suite or other weights, or made with other settings.
+      UserError: they are, but of another suite, other weights or another content of the store, or
+        made with other settings.
     """
     file = job.folder / results.JOB
     if not file.is_file():
         return False
-    found = read_json(file)
+    found = results.read_json(file)
     now = {"suite": job.suite, "tier": job.tier, "split": job.entry.split}
     now |= {"weights": job.weights.sha256, "settings": job.settings}
+    now["store_sha256"] = jobs.store_digest(job)
     for name, value in now.items():
         if found.get(name) != value:
             raise UserError(
@@ -168,7 +179,7 @@ def collect(job: Planned, allow_seen: bool = False) -> str:
         *(file, entry.task, entry.score_protocols[0]), **scored, allow_seen=allow_seen
     )
     predictions.write_json(job.folder / results.SCORE, found)
-    weights = about(job, read_json(made / "metrics.json"))
+    weights = about(job, results.read_json(made / "metrics.json"))
     predictions.write_json(
         job.folder / results.JOB,
         {
@@ -187,23 +198,16 @@ def collect(job: Planned, allow_seen: bool = False) -> str:
             "saw_test": found["saw_test"],
             **weights,
             "store": job.store.name,
+            "store_sha256": jobs.store_digest(job),
             "weights": job.weights.sha256,
             "settings": job.settings,
-            "predictions": jobs.sha256(file),
+            "predictions": sha256(file),
         },
     )
     name = entry.main if entry.main in found["metrics"] else next(iter(found["metrics"]))
     value = found["metrics"][name]["value"]
     shown = "null" if value is None else f"{value:.4f}"
     return f"{name} {shown}, {found['videos']} videos, model saw test cases: {found['saw_test']}"
-
-
-def read_json(path: Path) -> dict:
-    """Raises UserError: not readable."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and run it again") from error
 
 
 def table(planned: Sequence[Planned], done: Sequence[bool], refused: Sequence[str]) -> str:
@@ -228,34 +232,20 @@ def table(planned: Sequence[Planned], done: Sequence[bool], refused: Sequence[st
     return "\n".join(line.rstrip() for line in lines)
 
 
-class _Stop:
-    """SIGTERM and Ctrl-C go to the job's process, whose session is its own.
-
-    Attributes:
-      code: 0 while nothing came, else the exit code to leave with (75 or 130).
-    """
+class _Stop(StopSignal):
+    """SIGTERM and Ctrl-C, also a second one, go to the job's process, whose session is its own."""
 
     def __init__(self):
-        self.code = 0
+        super().__init__()
         self._number = 0
         self._process: subprocess.Popen | None = None
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> "_Stop":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def watch(self, process: subprocess.Popen) -> None:
         self._process = process
         if self.code:  # it came while the process was started
             process.send_signal(self._number)
 
-    def _note(self, number: int, frame: object) -> None:
+    def note(self, number: int, frame: object) -> None:
         self._number = number
         self.code = self.code or (REQUEUE if number == signal.SIGTERM else INTERRUPTED)
         if self._process is not None and self._process.poll() is None:
@@ -322,15 +312,10 @@ def _process(arguments: list[str], log: Path, stop: _Stop) -> tuple[int, list[st
 def about(job: Planned, metrics: dict) -> dict[str, str]:
     """licence and pretrained_on of the model, as its files or the process tell."""
     told = metrics.get("encoder") or {}
-    seen = told.get("pretrained_on") or job.weights.pretrained_on
     return {
         "licence": told.get("licence") or job.weights.licence,
-        "pretrained_on": seen if isinstance(seen, str) else ", ".join(seen),
+        "pretrained_on": listed(told.get("pretrained_on") or job.weights.pretrained_on),
     }
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _short(value: object) -> str:

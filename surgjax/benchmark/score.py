@@ -29,7 +29,6 @@ from surgjax.benchmark import (
     calibration,
     floors,
     metrics,
-    multi_label,
     phases,
     predictions,
     segments,
@@ -37,7 +36,9 @@ from surgjax.benchmark import (
     triplets,
 )
 from surgjax.benchmark.predictions import Predictions
+from surgjax.benchmark.statistics import or_none
 from surgjax.errors import UserError, nearest
+from surgjax.verbs import between_commas
 
 FRAMES = dict.fromkeys(("phase", "step", "action"), phases.PROTOCOLS)
 PROTOCOLS = FRAMES | {
@@ -49,6 +50,7 @@ PROTOCOLS = FRAMES | {
     "box": ("miou",),
 }
 RESAMPLES = 1000
+MOST_NAMES = 10  # of classes in a line of text
 Metrics = dict[str, dict]
 
 
@@ -78,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         dataset=args.dataset,
         model=args.model,
         setting=args.setting,
-        exclude=[name for name in args.exclude.split(",") if name],
+        exclude=between_commas(args.exclude),
         allow_seen=args.allow_seen,
     )
     print(json.dumps(result, indent=1, allow_nan=False) if args.json else as_text(result))
@@ -173,13 +175,20 @@ def as_text(result: Mapping) -> str:
     if result["saw_test"] == "yes":
         lines.append("the model was TRAINED on these test cases")
     for name, found in result["metrics"].items():
+        if found["value"] is None:
+            lines.append(f"  {name:24s}  null")
+            continue
         low, high = found["ci95"] or (None, None)
-        between = f" [{low:.3f}, {high:.3f}]" if found["ci95"] else " (too few videos)"
-        value = "  null" if found["value"] is None else f"{found['value']:6.3f}"
-        lines.append(f"  {name:24s}{value}{between}")
+        between = f" [{low:.3f}, {high:.3f}]" if found["ci95"] else ""
+        few = "" if found["reliable"] else " (too few videos)"
+        lines.append(f"  {name:24s}{found['value']:6.3f}{between}{few}")
     for name, value in result["floors"].items():
         shown = f"{value:6.3f}" if isinstance(value, float) else f"  {value}"
         lines.append(f"  {'(' + name + ')':24s}{shown}")
+    absent = [n for n, of in result["per_class"].items() if of.get("recall", of.get("ap")) is None]
+    if absent:
+        more = f" and {len(absent) - MOST_NAMES} more" if len(absent) > MOST_NAMES else ""
+        lines.append(f"  never labelled, so null: {', '.join(absent[:MOST_NAMES])}{more}")
     return "\n".join(lines)
 
 
@@ -212,7 +221,7 @@ def _frames(
         for name in ("edit", *(f"f1_{k}" for k in segments.OVERLAPS)):
             numbers[name] = _mean_over_videos(names, values[name], resamples)
     per_class = {
-        name: {m: _known(phases.per_phase(counts, m)[i]) for m in phases.METRICS[2:]}
+        name: {m: or_none(phases.per_phase(counts, m)[i]) for m in phases.METRICS[2:]}
         for i, name in enumerate(table.classes)
     }
     return numbers, per_class, _floors(table)
@@ -227,18 +236,19 @@ def _several(
 
     def mean(chosen: np.ndarray) -> float:
         at = np.concatenate([rows[i] for i in chosen])
-        each = multi_label.average_precision(table.target[at], table.probabilities[at])
-        return float(np.nanmean(each)) if not np.isnan(each).all() else math.nan
+        return metrics.mean_known(
+            metrics.average_precision(table.target[at], table.probabilities[at])
+        )
 
     interval = statistics.bootstrap(np.arange(len(names)), mean, resamples=resamples)
     alone = {name: mean(np.array([i])) for i, name in enumerate(names)}
-    each = multi_label.average_precision(table.target, table.probabilities)
+    each = metrics.average_precision(table.target, table.probabilities)
     chance = floors.chance_average_precision(table.target)
     per_class = {
-        name: {"ap": _known(ap), "chance": _known(low)}
+        name: {"ap": or_none(ap), "chance": or_none(low)}
         for name, ap, low in zip(table.classes, each, chance, strict=True)
     }
-    beside = {"chance_map": _known(_mean(chance))}
+    beside = {"chance_map": or_none(metrics.mean_known(chance))}
     return {"map": interval.as_metric(alone)}, per_class, beside
 
 
@@ -251,12 +261,12 @@ def _triplet(
     names, each = triplets.video_average_precision(label, scores, video, words)
     alone = {name: {k: v[i] for k, v in each.items()} for i, name in enumerate(names)}
     alone = {name: triplets.mean_average_precision(ap, words) for name, ap in alone.items()}
-    draws = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
+    draws = statistics.draws(len(names), resamples)
     if protocol == "video_ap":
         ap = {part: triplets.over_videos(values) for part, values in each.items()}
         drawn = {part: triplets.over_videos(values[draws]) for part, values in each.items()}
     else:
-        times = (draws[:, :, None] == np.arange(len(names))).sum(1)
+        times = statistics.times_drawn(draws)
         ap = triplets.global_average_precision(label, scores, words)
         drawn = triplets.resampled_global_average_precision(label, scores, video, times, words)
     values = triplets.mean_average_precision(ap, words)
@@ -273,10 +283,10 @@ def _triplet(
         own = {name: triplets.top_k_recall(counts[i : i + 1]) for i, name in enumerate(names)}
         numbers[f"top_{k}"] = recall.as_metric(own)
     per_class = {
-        name: {"ap": _known(value)} for name, value in zip(table.classes, ap["ivt"], strict=True)
+        name: {"ap": or_none(value)} for name, value in zip(table.classes, ap["ivt"], strict=True)
     }
-    chance = _mean(floors.chance_average_precision(label))
-    return numbers, per_class, {"chance_ap_ivt": _known(chance)}
+    chance = metrics.mean_known(floors.chance_average_precision(label))
+    return numbers, per_class, {"chance_ap_ivt": or_none(chance)}
 
 
 def _cvs(
@@ -325,7 +335,7 @@ def _skill(
     names, rows = _videos(table)
 
     def correlation(chosen: np.ndarray) -> float:
-        return spearman(pairs[np.concatenate([rows[i] for i in chosen])])
+        return metrics.spearman(pairs[np.concatenate([rows[i] for i in chosen])])
 
     interval = statistics.bootstrap(np.arange(len(names)), correlation, resamples=resamples)
     return {"spearman": interval.as_metric(dict.fromkeys(names, math.nan))}, {}, {}
@@ -386,21 +396,18 @@ def without(table: Predictions, exclude: Sequence[str], file: Path) -> Predictio
         )
     if not exclude:
         return table
-    _one_class(table)
+    if table.target.ndim > 1:
+        raise UserError(f"{file} has several classes a row; --exclude leaves out rows of one class")
     return table.where(~np.isin(table.target, [table.classes.index(name) for name in exclude]))
 
 
 def _accuracy(table: Predictions, resamples: int) -> Metrics:
-    """image_accuracy, video_accuracy and balanced_accuracy (mean recall of the classes there)."""
+    """Those of metrics.ACCURACIES."""
     names, counts = metrics.by_video(
         table.target, table.pred, table["video_id"], len(table.classes)
     )
     numbers = {}
-    for name, statistic in {
-        "image_accuracy": lambda c: float(metrics.accuracy(c.sum(0))),
-        "video_accuracy": lambda c: float(metrics.accuracy(c).mean()),
-        "balanced_accuracy": lambda c: _mean(_recall(c.sum(0))),
-    }.items():
+    for name, statistic in metrics.ACCURACIES.items():
         interval = statistics.bootstrap(counts, statistic, resamples=resamples)
         own = {video: statistic(counts[i : i + 1]) for i, video in enumerate(names)}
         numbers[name] = interval.as_metric(own)
@@ -409,9 +416,9 @@ def _accuracy(table: Predictions, resamples: int) -> Metrics:
 
 def _recalls(table: Predictions) -> dict:
     counts = metrics.confusion(table.target, table.pred, len(table.classes))
-    f1, recall = metrics.f1_per_class(counts), _recall(counts)
+    f1, recall = metrics.f1_per_class(counts), metrics.recall_per_class(counts)
     return {
-        name: {"recall": _known(recall[i]), "f1": _known(f1[i])}
+        name: {"recall": or_none(recall[i]), "f1": or_none(f1[i])}
         for i, name in enumerate(table.classes)
     }
 
@@ -423,11 +430,11 @@ def _floors(table: Predictions) -> dict:
     _, sums = calibration.reliability_by_video(table.target, table.probabilities, table["video_id"])
     constant, pooled = floors.best_constant(counts), counts.sum(0)
     return {
-        "best_constant_image_accuracy": _known(constant["image_accuracy"]),
-        "best_constant_video_accuracy": _known(constant["video_accuracy"]),
-        "prediction_entropy": _known(float(calibration.prediction_entropy(pooled))),
+        "best_constant_image_accuracy": or_none(constant["image_accuracy"]),
+        "best_constant_video_accuracy": or_none(constant["video_accuracy"]),
+        "prediction_entropy": or_none(float(calibration.prediction_entropy(pooled))),
         "collapsed": calibration.collapsed(pooled),
-        "ece_15": _known(float(calibration.expected_calibration_error(sums.sum(0)))),
+        "ece_15": or_none(float(calibration.expected_calibration_error(sums.sum(0)))),
     }
 
 
@@ -448,7 +455,7 @@ def mean_of_views(table: Predictions) -> Predictions:
 
 
 def _mean_over_videos(names: list[str], values: np.ndarray, resamples: int) -> dict:
-    interval = statistics.bootstrap(values, lambda some: _mean(some), resamples=resamples)
+    interval = statistics.bootstrap(values, metrics.mean_known, resamples=resamples)
     return interval.as_metric(dict(zip(names, values.tolist(), strict=True)))
 
 
@@ -471,28 +478,3 @@ def _one_class(table: Predictions) -> None:
 def _several_classes(table: Predictions) -> None:
     if table.target.ndim == 1:
         raise ValueError("target is one class; expected a list of 1, 0 and NaN a row")
-
-
-def _recall(counts: np.ndarray) -> np.ndarray:
-    true = counts.sum(1)
-    return np.divide(np.diag(counts), true, out=np.full(len(true), np.nan), where=true > 0)
-
-
-def spearman(pairs: np.ndarray) -> float:
-    """Pearson's correlation of ranks, equal values sharing their mean rank."""
-    ranks = []
-    for column in pairs.T:
-        _, which, counts = np.unique(column, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[which])
-    first, second = (rank - rank.mean() for rank in ranks)
-    size = math.sqrt(float((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum() / size) if size else math.nan
-
-
-def _mean(values: np.ndarray) -> float:
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else math.nan
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

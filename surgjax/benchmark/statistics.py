@@ -63,14 +63,14 @@ class Interval:
         """
         known = self.reliable and not math.isnan(self.low)
         found = {
-            "value": _or_none(self.value),
+            "value": or_none(self.value),
             f"ci{100 * self.level:g}": [self.low, self.high] if known else None,
             "videos": self.videos,
             "seeds": self.seeds,
             "reliable": self.reliable,
         }
         if not self.reliable:
-            found["by_video"] = {name: _or_none(value) for name, value in by_video.items()}
+            found["by_video"] = {name: or_none(value) for name, value in by_video.items()}
         return found
 
     def excludes(self, point: float | int = 0) -> bool:
@@ -110,7 +110,7 @@ def bootstrap(
     """
     if not len(units):
         raise ValueError("no videos to resample")
-    values = np.array([statistic(units[rows]) for rows in _draws(len(units), resamples, seed)])
+    values = np.array([statistic(units[rows]) for rows in draws(len(units), resamples, seed)])
     return _interval(float(statistic(units)), values, level, len(units))
 
 
@@ -345,8 +345,17 @@ def shared_cases_note(
     )
 
 
-def _draws(units: int, resamples: int, seed: int | tuple[int, int]) -> np.ndarray:
+def draws(
+    units: int, resamples: int, seed: int | tuple[int, int] = 0
+) -> Int[np.ndarray, "r units"]:
+    """Numbers of units, drawn with replacement; equal seeds draw equally."""
     return np.random.default_rng(seed).integers(units, size=(resamples, units))
+
+
+def times_drawn(drawn: Int[np.ndarray, "r n"]) -> Float[np.ndarray, "r n"]:
+    """How often each of the n units is in each draw."""
+    times = [np.bincount(row, minlength=drawn.shape[1]) for row in drawn]
+    return np.array(times, np.float64).reshape(drawn.shape)
 
 
 def _joint_draws(
@@ -360,20 +369,19 @@ def _joint_draws(
         raise ValueError("no seeds to resample")
     if len(set(videos)) > 1:
         raise ValueError(f"{videos[0]} and {videos[1]} videos: expected the same videos of both")
-    seeds = [_draws(len(model), resamples, (seed, 1 + i)) for i, model in enumerate(models)]
-    return _draws(videos[0], resamples, seed), seeds
+    seeds = [draws(len(model), resamples, (seed, 1 + i)) for i, model in enumerate(models)]
+    return draws(videos[0], resamples, seed), seeds
 
 
-def _mean_of_seeds(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
+def _mean_of_seeds(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Values (s, v) as means (r, v) over the drawn seeds (r, s)."""
     if len(values) == 1:
-        return np.broadcast_to(values, (len(draws), values.shape[1]))
-    times = (draws[:, :, None] == np.arange(len(values))).sum(1)
-    return times @ values / len(values)
+        return np.broadcast_to(values, (len(drawn), values.shape[1]))
+    return times_drawn(drawn) @ values / len(values)
 
 
-def _means(values: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(values, draws, axis=1).mean(axis=1)
+def _means(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(values, drawn, axis=1).mean(axis=1)
 
 
 def from_resamples(
@@ -415,5 +423,6 @@ def _normal_tails(ranks: np.ndarray, reached: int) -> tuple[float, float]:
     return math.erfc(-z / math.sqrt(2)) / 2, math.erfc(z / math.sqrt(2)) / 2
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """None in the place of NaN, as JSON and csv files have it."""
     return None if math.isnan(value) else float(value)

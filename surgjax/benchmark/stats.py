@@ -20,6 +20,7 @@ from surgjax.benchmark import measures, predictions, results, score, statistics,
 from surgjax.benchmark.predictions import Predictions
 from surgjax.benchmark.results import Job
 from surgjax.errors import UserError, nearest
+from surgjax.verbs import between_commas
 
 MODES = ("two_sided", "surgvista")
 OF_DRAWS = {"accuracy_per_video": "video_accuracy", "map_pooled": "map"}  # few_shot.py's names
@@ -39,10 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0; raises UserError."""
-    stores = [word.strip() for word in args.stores.split(",") if word.strip()]
     same = [
         (row["case"], row["same_as"])
-        for store in (suites.open_stores(stores) if stores else ())
+        for store in suites.open_stores(between_commas(args.stores))
         for row in store.same_cases()
     ]
     found = compare(
@@ -73,7 +73,8 @@ def of_model(folder: Path) -> list[Job]:
 def scored_rows(job: Job) -> Predictions:
     """The rows of a job that are scored, sorted by video and time."""
     table = predictions.read(job.predictions)
-    exclude = suites.load(job.suite, job.tier).entry(job.entry).exclude
+    entry = suites.load(job.suite, job.tier).entry(job.entry)
+    exclude = entry.exclude if entry else ()
     table = score.without(table.of(table.models[0]), exclude, job.predictions)
     keys = [table[name] for name in ("clip_id", "t_ms", "video_id") if name in table]
     return table.where(np.lexsort(keys))
@@ -102,7 +103,7 @@ def compare(
     Raises:
       UserError: nothing in common, no such metric, other frames or labels.
     """
-    asked = [word.strip() for word in protocol.split(",")] if protocol else [None]
+    asked = between_commas(protocol) if protocol else [None]
     if len(asked) > 2:
         raise UserError(f"--protocol is {protocol!r}; expected one, or that of A and that of B")
     ours, theirs = _by_set(first, asked[0], protocol), _by_set(second, asked[-1], protocol)
@@ -144,16 +145,19 @@ def as_text(found: Mapping) -> str:
         f"A: {one}, B: {two}",
         f"A minus B, a metric of each video; Wilcoxon signed-rank, {sided}; Holm over "
         f"{len(found['sets'])} sets",
-        f"{'set':28s} {'metric':20s} {'A':>10s} {'B':>10s}  difference [95 %]"
-        f"           {'p':>8s} {'p Holm':>8s} {'effect':>7s} videos",
     ]
     notes = []
-    for row in found["sets"]:
+    names = [f"{row['entry']} {row['protocol']}" for row in found["sets"]]
+    wide = max(map(len, ["set", *names]))
+    lines.append(
+        f"{'set':{wide}s} {'metric':20s} {'A':>10s} {'B':>10s}  difference [95 %]"
+        f"           {'p':>8s} {'p Holm':>8s} {'effect':>7s} videos"
+    )
+    for name, row in zip(names, found["sets"], strict=True):
         interval, test = row["difference"], row["test"]
         values = [_shown(value, 10) for value in row["values"]]
-        name = f"{row['entry']} {row['protocol']}"
         lines.append(
-            f"{name[:28]:28s} {row['metric'][:20]:20s} {values[0]} {values[1]}  "
+            f"{name:{wide}s} {row['metric'][:20]:20s} {values[0]} {values[1]}  "
             f"{_shown(interval['value'], 0, '+')} [{_shown(interval['low'], 0, '+')}, "
             f"{_shown(interval['high'], 0, '+')}]  {_shown(test['p'], 8, places=4)} "
             f"{_shown(row['p_holm'], 8, places=4)} {_shown(test['effect'], 7, '+', 2)} "

@@ -134,16 +134,16 @@ def open_stores(folders: Iterable[str | Path]) -> list[Store]:
     """The stores that folders are or hold, each once, by name of folder.
 
     Raises:
-      UserError: a folder that is no store and holds none, or a damaged store.
+      UserError: a folder that is not there, or a damaged store.
     """
     found: dict[Path, Store] = {}
     for folder in map(Path, folders):
         inside = [folder] if (folder / "store.json").is_file() else sorted(folder.glob("*/"))
         stores = [path for path in inside if (path / "store.json").is_file()]
-        if not stores:
+        if not folder.is_dir():
             raise UserError(
-                f"no store at {folder} and none in it; expected the --out of `python -m data_prep "
-                f"shards`, or a folder of such"
+                f"no folder {folder}; expected the --out of `python -m data_prep shards`, or a "
+                f"folder of such"
             )
         found |= {path.resolve(): open_store(path) for path in stores}
     return list(found.values())

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from surgjax.benchmark import aggregates, literature, predictions, results, statistics, suites
-from surgjax.benchmark.measures import measure, over_seeds
+from surgjax.benchmark.measures import Measure, measure, over_seeds
 from surgjax.benchmark.results import Job
 from surgjax.benchmark.score import without
 from surgjax.benchmark.suites import Entry, Suite
@@ -28,6 +28,11 @@ AVERAGES = "averages"
 # Rows of a file of predictions, and how a table calls them.
 FLOORS = {"majority": "majority class of train", "best_constant": "best constant answer"}
 RANDOM = "random"
+# Floors that depend on the labels alone.
+OF_LABELS = (
+    *("best_constant_image_accuracy", "best_constant_video_accuracy"),
+    *("chance_map", "chance_ap_ivt"),
+)
 CHANCE = {"map": "chance_map", "ap_ivt": "chance_ap_ivt"}
 
 
@@ -144,11 +149,16 @@ def build(
     return tables
 
 
-def cell(jobs: Sequence[Job], metric: str, entry: Entry) -> Cell | None:
+def cell(
+    jobs: Sequence[Job], tables: Sequence[predictions.Predictions], metric: str, entry: Entry
+) -> Cell | None:
     """A metric of the seeds of one model on one entry; None where `score` has none.
 
     Of one seed what score.json says; of several the mean, and the interval over videos and seeds
-    from the predictions. Public for pictures.
+    from the predictions.
+
+    Args:
+      tables: of several seeds, the predictions of each.
 
     Raises:
       UserError: seeds that were tested on different videos.
@@ -163,7 +173,12 @@ def cell(jobs: Sequence[Job], metric: str, entry: Entry) -> Cell | None:
         low, high = said["ci95"] or (None, None)
         return Cell(said["value"], low, high, marks)
     try:
-        interval = over_seeds([_measure(job, metric, entry) for job in jobs])
+        interval = over_seeds(
+            [
+                _measured(job, rows.of(rows.models[0]), metric, entry)
+                for job, rows in zip(jobs, tables, strict=True)
+            ]
+        )
     except ValueError as error:
         raise UserError(f"{jobs[0].path.parent}: {error}; run all seeds on one store") from error
     said = interval.as_metric({})
@@ -220,8 +235,9 @@ def _model_row(model: str, suite: Suite, groups: Mapping[tuple[str, str], list[J
     cells, saw = {}, {}
     for entry in suite.entries:
         jobs = groups.get((model, entry.id), [])
+        tables = [predictions.read(job.predictions) for job in jobs] if len(jobs) > 1 else []
         for metric in entry.metrics if jobs else ():
-            if (found := cell(jobs, metric, entry)) is not None:
+            if (found := cell(jobs, tables, metric, entry)) is not None:
                 cells[f"{entry.id}:{metric}"] = found
         for job in jobs:
             saw.setdefault(job.saw_test, set()).add(entry.dataset)
@@ -273,12 +289,7 @@ def _floor(
     return None if math.isnan(value) else value
 
 
-def _measure(job: Job, metric: str, entry: Entry):
-    table = predictions.read(job.predictions)
-    return _measured(job, table.of(table.models[0]), metric, entry)
-
-
-def _measured(job: Job, table: predictions.Predictions, metric: str, entry: Entry):
+def _measured(job: Job, table: predictions.Predictions, metric: str, entry: Entry) -> Measure:
     table = without(table, entry.exclude, job.predictions)
     return measure(table, job.task, job.score_protocol, metric, dataset=job.dataset)
 
@@ -318,27 +329,25 @@ def _averages(row: Row, suite: Suite, common: Sequence[Entry]) -> dict[str, Cell
     if not common or None in main or suite.averages == "none":
         return {}
     if suite.averages == "main":
-        return {"main": Cell(_mean([one.value for one in main]))}
+        return {"main": Cell(aggregates.mean([one.value for one in main]))}
     if suite.averages == "metrics":
         of: dict[str, list[Cell | None]] = {}
         for entry in common:
             for metric, header in entry.metrics.items():
                 of.setdefault(header, []).append(row.cells.get(f"{entry.id}:{metric}"))
         return {
-            header: Cell(_mean([one.value for one in cells]))
+            header: Cell(aggregates.mean([one.value for one in cells]))
             for header, cells in of.items()
             if None not in cells
         }
     by_set: dict[str, list[float]] = {}
     for entry, one in zip(common, main, strict=True):
         by_set.setdefault(entry.dataset, []).append(one.value)
-    found = aggregates.aggregate({name: _mean(of) for name, of in by_set.items()}, _domains(suite))
+    found = aggregates.aggregate(
+        {name: aggregates.mean(of) for name, of in by_set.items()}, _domains(suite)
+    )
     values = found.domains | {"macro": found.macro, "worst": found.worst, "mean": found.datasets}
     return {name: Cell(value) for name, value in values.items() if not math.isnan(value)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _domains(suite: Suite) -> dict[str, list[str]]:
@@ -394,9 +403,22 @@ def _notes(
         notes.append(f"{SAW} the model was trained on test cases of this set.")
     if COLLAPSED in marks:
         notes.append(f"{COLLAPSED} nearly always the same answer.")
+    if unequal := _unequal(suite, groups):
+        notes.append(f"{unequal}: not all models and seeds were tested on the same labels.")
     if shared := _shared(suite, groups):
         notes.append(shared)
     return notes + suite.notes
+
+
+def _unequal(suite: Suite, groups: Mapping[tuple[str, str], list[Job]]) -> str:
+    """The sets of which stores or labels have changed between jobs: on equal labels a constant
+    answer reaches equal scores."""
+    found: dict[str, set[tuple]] = {}
+    for (_, entry_id), jobs in groups.items():
+        for job in jobs:
+            told = (job.score.get("videos"), *map(job.score["floors"].get, OF_LABELS))
+            found.setdefault(entry_id, set()).add(told)
+    return ", ".join(entry.title for entry in suite.entries if len(found.get(entry.id, ())) > 1)
 
 
 def _shared(suite: Suite, groups: Mapping[tuple[str, str], list[Job]]) -> str:

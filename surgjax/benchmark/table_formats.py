@@ -1,9 +1,10 @@
 """Tables of the benchmark (table.py) as Markdown, LaTeX, csv and HTML."""
 
-import html as page
 from collections.abc import Sequence
+from html import escape
 from itertools import groupby
 
+from surgjax.benchmark.page import Section, page
 from surgjax.benchmark.table import AVERAGES, Cell, Column, Row, Table
 from surgjax.files import csv_text
 
@@ -29,13 +30,6 @@ LATEX = {
     "†": r"\dag{}",
     "β": r"$\beta$",
 }
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#1b1b1b;background:#fff}
-.wide{overflow-x:auto}table{border-collapse:collapse;margin:1rem 0}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}thead th{border-bottom:1px solid}
-tbody+tbody tr:first-child td{border-top:1px solid}small{opacity:.7}
-.cited td{opacity:.75}li{max-width:60rem}
-@media(prefers-color-scheme:dark){body{color:#e6e6e6;background:#161616}}"""
 
 
 def markdown(tables: Sequence[Table]) -> str:
@@ -92,28 +86,23 @@ def csv(tables: Sequence[Table]) -> str:
 
 def html(tables: Sequence[Table]) -> str:
     """One page that needs nothing from outside."""
-    parts = [f"<h2>{page.escape(table.title)}</h2>\n{html_part(table)}" for table in tables]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n<title>Benchmark</title>\n'
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return page("Benchmark", [Section(table.title, html_part(table)) for table in tables])
 
 
 def html_part(table: Table, *, in_panels: bool = False) -> str:
     """One table with its notes, to stand in a page; in panels that fit on paper, or as it is."""
     panels = _panels(table) if in_panels else [table.columns]
-    notes = "".join(f"<li>{page.escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     return "\n".join(_html_table(table, columns) for columns in panels) + f"\n<ul>{notes}</ul>"
 
 
 def _html_table(table: Table, columns: Sequence[Column]) -> str:
     groups = "".join(
-        f'<th colspan="{len(list(of))}" scope="colgroup">{page.escape(name)}</th>'
+        f'<th colspan="{len(list(of))}" scope="colgroup">{escape(name)}</th>'
         for name, of in groupby(columns, key=lambda column: column.group)
     )
-    names = "".join(f"<th>{page.escape(name)}</th>" for name in HEAD)
-    headers = "".join(f"<th>{page.escape(column.header)}</th>" for column in columns)
+    names = "".join(f"<th>{escape(name)}</th>" for name in HEAD)
+    headers = "".join(f"<th>{escape(column.header)}</th>" for column in columns)
     bodies = ""
     for kind, rows in _kinds(table, columns):
         lines = "".join(_html_row(row, columns) for row in rows)
@@ -187,11 +176,11 @@ def _parts(cell: Cell) -> tuple[str, str]:
 
 
 def _html_row(row: Row, columns: Sequence[Column]) -> str:
-    cells = [page.escape(row.name), page.escape(row.saw_test or MISSING)]
+    cells = [escape(row.name), escape(row.saw_test or MISSING)]
     for column in columns:
         cell = row.cells.get(column.key)
         value, between = _parts(cell) if cell else (MISSING, "")
-        cells.append(f"{page.escape(value)}{f'<br><small>{between}</small>' if between else ''}")
+        cells.append(f"{escape(value)}{f'<br><small>{between}</small>' if between else ''}")
     return f"<tr>{''.join(f'<td>{one}</td>' for one in cells)}</tr>\n"
 
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from surgjax.benchmark.multi_label import average_precision
+from surgjax.benchmark.metrics import average_precision, resampled_average_precision
 
 PARTS = {"i": (0,), "v": (1,), "t": (2,), "iv": (0, 1), "it": (0, 2), "ivt": (0, 1, 2)}
-BLOCK = 2**22  # numbers of one array while resampling: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def resampled_global_average_precision(
     label: Num[np.ndarray, "n triplets"],
     score: Float[np.ndarray, "n triplets"],
     video: np.ndarray,
-    times: Int[np.ndarray, "r v"],
+    times: Num[np.ndarray, "r v"],
     vocabulary: Vocabulary,
 ) -> dict[str, Float[np.ndarray, "r k"]]:
     """global_average_precision of r sets in which video v, in sorted order, is times[r, v] times.
@@ -145,48 +144,14 @@ def resampled_global_average_precision(
     for component in PARTS:
         truth = of_component(label, vocabulary, component) > 0
         guess = of_component(score, vocabulary, component)
-        weights = times.astype(np.float64)
         out[component] = np.stack(
             [
-                resampled_average_precision(truth[:, k], guess[:, k], which, weights)
+                resampled_average_precision(truth[:, k], guess[:, k], which, times)
                 for k in range(truth.shape[1])
             ],
             axis=1,
         )
     return out
-
-
-def resampled_average_precision(
-    positive: Bool[np.ndarray, "n"],
-    score: Float[np.ndarray, "n"],
-    which: Int[np.ndarray, "n"],
-    times: Float[np.ndarray, "r v"],
-) -> Float[np.ndarray, "r"]:
-    """AP of one class in r sets, in which video v is times[r, v] times; NaN without positives.
-
-    Frames are counted by video and by the highest positive's score that they reach.
-
-    Args:
-      which: number of each frame's video.
-    """
-    if not positive.any():
-        return np.full(len(times), np.nan)
-    at = np.unique(score[positive])
-    reached = np.searchsorted(at, score, side="right")
-
-    def counted(rows: np.ndarray) -> np.ndarray:
-        cells = which[rows] * (len(at) + 1) + reached[rows]
-        table = np.bincount(cells, minlength=times.shape[1] * (len(at) + 1))
-        return table.reshape(times.shape[1], -1)[:, :0:-1].astype(np.float64)  # highest first
-
-    every, new, out = counted(np.arange(len(score))), counted(np.flatnonzero(positive)), []
-    for sets in np.array_split(times, max(1, -(-len(times) * len(at) // BLOCK))):
-        gained = sets @ new
-        hits, frames = gained.cumsum(1), (sets @ every).cumsum(1)
-        precision = np.divide(hits, frames, out=np.zeros_like(hits), where=frames > 0)
-        above, below = (gained * precision).sum(1), hits[:, -1]
-        out.append(np.divide(above, below, out=np.full(len(sets), np.nan), where=below > 0))
-    return np.concatenate(out)
 
 
 def over_videos(ap: Float[np.ndarray, "*r v k"]) -> Float[np.ndarray, "*r k"]:

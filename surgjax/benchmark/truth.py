@@ -35,6 +35,8 @@ def of_store(file: Path, folder: Path, task: str) -> Predictions:
         )
     number = {video: i for i, video in enumerate(ids.tolist())}
     video = np.array([number[video] for video in asked.tolist()], np.int64)[which]
+    values = labels["label"] if "label" in labels else labels["values"]
+    told = values >= 0 if values.ndim == 1 else ~np.isnan(values).all(1)
     own = np.isin(labels["video"], video)
     span = 1 + int(max(labels["t_ms"].max(initial=0), table["t_ms"].max(initial=0)))
     known = labels["video"][own].astype(np.int64) * span + labels["t_ms"][own]
@@ -48,18 +50,17 @@ def of_store(file: Path, folder: Path, task: str) -> Predictions:
             f"{file}, row {row}: {table['video_id'][row]} has no {name} label at "
             f"{table['t_ms'][row]} ms in {folder}"
         )
+    needed = known[told[own]]
     for model in table.models:
         mine = wanted[table["model"] == model] if "model" in table else wanted
-        if len(left := np.setdiff1d(known, mine)):
+        if len(left := np.setdiff1d(needed, mine)):
             raise UserError(
-                f"{file} lacks {len(left)} of {len(known)} labelled frames of its videos, "
+                f"{file} lacks {len(left)} of {len(needed)} labelled frames of its videos, "
                 f"{ids[left[0] // span]} at {left[0] % span} ms is the first; predict all of them"
             )
-    values = labels["label"] if "label" in labels else labels["values"]
     target = values[own][order][at]
     if target.ndim == 1:
-        told = target >= 0
-        return replace(table, target=target.astype(np.int64)).where(told)
+        return replace(table, target=target.astype(np.int64)).where(target >= 0)
     return replace(table, target=target.astype(np.float32))
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int, Shaped
 
+from surgjax.benchmark.predictions import filled, matrix
 from surgjax.errors import UserError
 from surgjax.files import whole
 
@@ -61,8 +62,8 @@ def read(path: Path) -> Vectors:
     """The rows of a file, checked.
 
     Raises:
-      UserError: unreadable, columns missing, vectors of several lengths or that are not finite, or
-        two rows of one video and time; the first bad row is named.
+      UserError: unreadable, columns or values missing, no vectors, vectors of several lengths or
+        that are not finite, or two rows of one video and time; the first bad row is named.
     """
     try:
         table = pq.read_table(path)
@@ -72,9 +73,12 @@ def read(path: Path) -> Vectors:
         raise UserError(
             f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}"
         )
+    filled(path, table, COLUMNS[:2])
     video = table["video_id"].to_numpy().astype(str)
     t_ms = table["t_ms"].to_numpy().astype(np.int64)
-    values = _matrix(path, table["vector"].combine_chunks())
+    values = matrix(path, table, "vector").astype(np.float32)
+    if not values.size:
+        raise UserError(f"{path} holds no vectors; make the features again")
     bad = ~np.isfinite(values).all(1)
     if bad.any():
         row = int(bad.argmax())
@@ -87,25 +91,35 @@ def read(path: Path) -> Vectors:
     if twice.any():
         row = int(order[1:][twice].min())
         raise UserError(f"{path} has two rows of {video[row]} at {t_ms[row]} ms; expected one each")
+    return Vectors(video, t_ms, values, _about(path, table.schema))
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What made the vectors, as far as the file says, without its rows. Raises UserError."""
     try:
-        about = json.loads((table.schema.metadata or {}).get(b"about", b"{}"))
+        return _about(path, pq.read_schema(path))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as features ({error})") from error
+
+
+def _about(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    try:
+        about = json.loads((schema.metadata or {}).get(b"about", b"{}"))
     except ValueError as error:
         raise UserError(f"{path}: `about` in its metadata is no JSON ({error})") from error
-    return Vectors(video, t_ms, values, about)
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: `about` in its metadata is {about!r:.60}; expected a JSON object")
+    # A single name taken for a list would be letters, and no case of a test set is a letter.
+    for name, kinds in (("used_cases", list), ("pretrained_on", (list, str)), ("licence", str)):
+        value = about.get(name)
+        words = value if isinstance(value, list) else []
+        if value is not None and not (isinstance(value, kinds) and all(map(_is_word, words))):
+            raise UserError(
+                f"{path}: {name} of `about` in its metadata is {value!r:.60}; expected "
+                f"{'a list of names' if kinds is list else 'names'}"
+            )
+    return about
 
 
-def _matrix(path: Path, column: pa.Array) -> Float[np.ndarray, "n d"]:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(is_kind(column.type) for is_kind in kinds):
-        raise UserError(f"{path}: vector is of type {column.type}; expected lists of float32")
-    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    width = len(flat) // max(1, len(column))
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    odd = lengths != width
-    if column.null_count or odd.any() or not width:
-        row = int(odd.argmax())
-        raise UserError(
-            f"{path}, row {row}: the vector has {lengths[row] if len(lengths) else 0} numbers; "
-            f"expected the same number, above 0, in every row"
-        )
-    return flat.reshape(-1, width)
+def _is_word(value: object) -> bool:
+    return isinstance(value, str)

@@ -1,19 +1,20 @@
 """`python -m surgjax.benchmark verify RESULTS`: every number again, from predictions alone.
 
 Of each job in a folder that `run` filled, predictions.parquet must be the file that was scored,
-score.json must equal what it gives (to 1e-12), and job.json must say what the folder and the
-predictions say. What differs, is missing or does not belong there is named; exit code 1.
+score.json must equal what it gives (to 1e-12), and job.json must say what the folder, the
+predictions and the suite say. What differs, is missing or does not belong there is named; exit
+code 1.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from surgjax.benchmark import comparison, few_shot, jobs, prompt_sets, results
-from surgjax.benchmark.run import read_json
+from surgjax.benchmark import comparison, few_shot, jobs, prompt_sets, results, suites
 from surgjax.errors import DAMAGE, UserError
+from surgjax.files import sha256
 
 TOLERANCE = 1e-12
 FILES = {results.JOB, results.SCORE, results.PREDICTIONS, results.WORK}
@@ -51,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
 
 def job_folders(folder: Path) -> list[Path]:
     """Folders of jobs, finished or not. Raises UserError: there are none."""
-    found = sorted(path for path in Path(folder).glob("*/*/*/*/seed*") if path.is_dir())
+    found = sorted(path for path in Path(folder).glob(results.FOLDERS) if path.is_dir())
     if not found:
         raise UserError(
             f"{folder} holds no results; expected the --out of `python -m surgjax.benchmark run`"
@@ -61,15 +62,19 @@ def job_folders(folder: Path) -> list[Path]:
 
 def check(folder: Path) -> Iterator[str]:
     """A line for each thing that is wrong with a job's files."""
-    there = {file.name for file in folder.iterdir()}
+    # Hidden files are those of a desktop, or what a killed process had not finished writing.
+    there = {file.name for file in folder.iterdir() if not file.name.startswith(".")}
     yield from (f"{name} is missing" for name in sorted(FILES - {results.WORK} - there))
     yield from (f"{name} does not belong there" for name in sorted(there - FILES))
     if FILES - {results.WORK} - there:
         return
     file = folder / results.PREDICTIONS
     try:
-        job, kept = read_json(folder / results.JOB), read_json(folder / results.SCORE)
-        if jobs.sha256(file) != job["predictions"]:
+        job, kept = (
+            results.read_json(folder / results.JOB),
+            results.read_json(folder / results.SCORE),
+        )
+        if sha256(file) != job["predictions"]:
             yield f"{file.name} is not the file that was scored"
         again = jobs.numbers(
             *(file, job["task"], job["score_protocol"]),
@@ -81,16 +86,24 @@ def check(folder: Path) -> Iterator[str]:
         yield f"cannot be scored: {' '.join(str(error).split())}"
         return
     yield from (f"{results.SCORE}: {line}" for line in differences(kept, again))
-    *_, model, entry, task, protocol, seed = folder.parts
+    *_, model, entry, task, protocol, seed = folder.absolute().parts
+    number = seed.removeprefix("seed")
     said = {"model": model, "entry": entry, "task": task, "protocol": protocol}
-    said |= {"seed": int(seed.removeprefix("seed")), "saw_test": again["saw_test"]}
+    said |= {"seed": int(number) if number.isdecimal() else seed, "saw_test": again["saw_test"]}
+    try:
+        said |= _of_suite(job, entry)
+    except UserError as error:
+        yield f"{results.JOB}: {error}"
     yield from (
         f"{results.JOB}: {name} is {job.get(name)!r}, expected {value!r}"
         for name, value in said.items()
         if job.get(name) != value
     )
     for metrics in sorted((folder / results.WORK).glob("eval/*/metrics.json")):
-        yield from _of_evaluation(metrics)
+        try:
+            yield from _of_evaluation(metrics)
+        except (UserError, KeyError, TypeError) as error:
+            yield f"{metrics.parent.name}: cannot be scored: {' '.join(str(error).split())}"
 
 
 def differences(kept: object, again: object, path: str = "") -> Iterator[str]:
@@ -120,10 +133,24 @@ def _equal(kept: object, again: object) -> bool:
     return kept == again
 
 
+def _of_suite(job: Mapping, entry_id: str) -> dict:
+    """What the suite says of a job: other labels, splits or rules make other numbers. Nothing of a
+    suite of one's own, which no table shows."""
+    if job.get("suite") not in suites.names():
+        return {}
+    suite = suites.load(job.get("suite"), job.get("tier"))
+    entry = suite.entry(entry_id)
+    if entry is None:
+        raise UserError(f"suite {suite.name} has no entry {entry_id!r}")
+    names = ("dataset", "label", "split")
+    said = {name: getattr(entry, name) for name in names}
+    return said | {"exclude": list(entry.exclude), "score_protocol": entry.score_protocols[0]}
+
+
 def _of_evaluation(file: Path) -> Iterator[str]:
     """The numbers that an evaluation printed, where its predictions are still beside them."""
     made = file.with_name(results.PREDICTIONS)
-    kept, name = read_json(file), f"{file.parent.name}/{file.name}"
+    kept, name = results.read_json(file), f"{file.parent.name}/{file.name}"
     if not made.is_file() or "models" not in kept:
         return
     again = SCORED.get(kept["evaluation"], comparison.compare)(made)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from surgjax.data.batch import UNKNOWN
 from surgjax.data.permutation import hash_words, permute
@@ -17,6 +18,7 @@ from surgjax.data.store import Store
 from surgjax.errors import UserError
 
 KINDS = ("one_of_n", "multi_label")
+SLACK = 1.5  # milliseconds by which a stored frame's rounded time may lie before a full second
 
 
 def task_labels(stores: Sequence[Store], names: str) -> dict[str, dict[str, Any]]:
@@ -46,6 +48,16 @@ def task_labels(stores: Sequence[Store], names: str) -> dict[str, dict[str, Any]
                     f"{stores[0].path}; train on stores with equal classes"
                 )
     return found
+
+
+def columns_of(tasks: Mapping[str, Mapping[str, Any]], task: str) -> slice:
+    """The columns of a task among the classes of all `tasks`, which lie side by side in order."""
+    first = 0
+    for name, about in tasks.items():
+        if name == task:
+            return slice(first, first + len(about["classes"]))
+        first += len(about["classes"])
+    raise KeyError(task)
 
 
 class LabelledPlan(Plan):
@@ -128,6 +140,24 @@ def frames_before(clip: ClipShape, anchor: str) -> int:
     if anchor not in places:
         raise UserError(f"data.anchor is {anchor!r}; choose last or middle")
     return places[anchor]
+
+
+def first_in_every(
+    every_s: float, video: Int[np.ndarray, "n"], t_ms: Int[np.ndarray, "n"]
+) -> Bool[np.ndarray, "n"]:
+    """Whether a frame is the first of its video in its `every_s` seconds.
+
+    Of a recording at 29.97 Hz kept once a second a frame may have the time 32999 ms: it is that of
+    second 33, as where stores are made (data_prep/video.py).
+
+    Args:
+      video, t_ms: in order of video, then time.
+    """
+    slack = min(SLACK, 250 * every_s)
+    bucket = np.floor((t_ms + slack) / (1000 * every_s)).astype(np.int64)
+    first = np.ones(len(video), bool)
+    first[1:] = (video[1:] != video[:-1]) | (bucket[1:] != bucket[:-1])
+    return first
 
 
 class _LabelledFrames:

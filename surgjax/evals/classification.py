@@ -19,8 +19,7 @@ from surgjax.benchmark.vectors import Vectors
 from surgjax.data.store import Store
 from surgjax.data.transforms import CENTRE, Augmentation
 from surgjax.errors import UserError
-from surgjax.evals.features import Encoder, LabelledClips, mean_colour
-from surgjax.evals.features import segments as spread
+from surgjax.evals.features import Encoder, LabelledClips, mean_colour, views_of
 from surgjax.evals.kept import kept_features
 from surgjax.evals.model import Model
 
@@ -40,7 +39,7 @@ def all_features(
       unit, segments: "video" takes the mean over so many clips of each video.
 
     Raises:
-      UserError: vectors made elsewhere lack one of the clips, or fewer than one segment.
+      UserError: vectors made elsewhere lack one of the clips, or as `views_of`.
     """
     encoders, identities = {}, {"mean_colour": "mean colour"}
     if model.encode is not None:
@@ -51,7 +50,7 @@ def all_features(
     looked_up = {}
     if model.vectors is not None:
         looked_up = {model.name: vectors_of(model.vectors, clips, unit)}
-    views = [clips] if unit == "frame" else spread(store, clips, model.clip, segments)
+    views = views_of(store, clips, model.clip, unit, segments)
     return looked_up | mean_features(store, views, model, encoders, identities, batch_size)
 
 
@@ -146,6 +145,29 @@ def finish(
     file, line = out / "predictions.parquet", f"{name}: {protocol}"
     blocks = [({"model": of, "protocol": line}, values) for of, values in answers.items()]
     write_blocks(file, model, store, tested, blocks)
+    about = dict(name=name, protocol=protocol, out=out, step=step)
+    result = write_metrics(model, store, tested, details | comparison.compare(file), **about)
+    if tested.kind == "one_of_n":
+        pictures.save(pictures.plot_floors(result), out / "floors.png")
+        figure, _ = ribbons.plot_ribbons(predictions.read(file))
+        pictures.save(figure, out / "ribbons.png")
+    print(f"{name} at step {step} ({protocol}); model saw test cases: {result['saw_test']}")
+    print(comparison.text_table(result), flush=True)
+    return _scalars(result, model.name)
+
+
+def write_metrics(
+    model: Model,
+    store: Store,
+    tested: LabelledClips,
+    found: Mapping,
+    *,
+    name: str,
+    protocol: str,
+    out: Path,
+    step: int,
+) -> dict:
+    """metrics.json of an evaluation: what was tested, then what was `found`; returns it."""
     result = {
         "evaluation": name,
         "protocol": protocol,
@@ -154,17 +176,10 @@ def finish(
         "saw_test": model.saw(store, tested.case),
         "store": store.name,
         **({"encoder": dict(model.about)} if model.about else {}),
-        **details,
-        **comparison.compare(file),
+        **found,
     }
     predictions.write_json(out / "metrics.json", result)
-    if tested.kind == "one_of_n":
-        pictures.save(pictures.plot_floors(result), out / "floors.png")
-        figure, _ = ribbons.plot_ribbons(predictions.read(file))
-        pictures.save(figure, out / "ribbons.png")
-    print(f"{name} at step {step} ({protocol}); model saw test cases: {result['saw_test']}")
-    print(comparison.text_table(result), flush=True)
-    return _scalars(result, model.name)
+    return result
 
 
 def write_blocks(

@@ -22,11 +22,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from surgjax.benchmark import few_shot as scoring
-from surgjax.benchmark import predictions
 from surgjax.data.captioned import clean
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
-from surgjax.evals.classification import constant_answers, write_blocks
+from surgjax.evals.classification import constant_answers, write_blocks, write_metrics
 from surgjax.evals.features import LabelledClips, in_words, labelled_clips
 from surgjax.evals.few_shot import DRAWS_OF_FEW, FEW, draw_shots
 from surgjax.evals.linear_probe import parts_of
@@ -140,20 +139,11 @@ class Evaluator:
         for name, probs in constant_answers(tested, clips.label[parts["train"]]).items():
             blocks.append(({**last, "model": name, "draw": 0}, probs))
         write_blocks(out / "predictions.parquet", model, store, tested, blocks)
-        result = {
-            "evaluation": "coop",
-            "protocol": protocol,
-            "step": int(step),
-            "classes": clips.classes,
-            "saw_test": model.saw(store, tested.case),
-            "store": store.name,
-            **({"encoder": dict(model.about)} if model.about else {}),
-            "task": self.task,
-            "by": "shots",
-            "names": names,
-            **scoring.score(out / "predictions.parquet"),
-        }
-        predictions.write_json(out / "metrics.json", result)
+        found = scoring.score(out / "predictions.parquet")
+        result = write_metrics(
+            *(model, store, tested, {"task": self.task, "by": "shots", "names": names, **found}),
+            **dict(name="coop", protocol=protocol, out=out, step=step),
+        )
         print(f"coop at step {step} ({protocol}); model saw test cases: {result['saw_test']}")
         print(scoring.text_table(result), flush=True)
         return {

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from surgjax.data.labelled import KINDS, frames_before
+from surgjax.data.labelled import KINDS, first_in_every, frames_before
 from surgjax.data.plan import ROW, ClipShape
 from surgjax.data.sliding import sliding_clips
 from surgjax.data.store import Store
@@ -111,14 +111,13 @@ def labelled_clips(
     order = np.lexsort((labels["t_ms"], labels["video"]))
     values = "label" if kind == "one_of_n" else "values"
     video, t_ms, label = (labels[k][order] for k in ("video", "t_ms", values))
-    bucket = np.floor(t_ms / (1000 * every_s)).astype(np.int64)
-    first = np.ones(len(video), bool)
-    first[1:] = (video[1:] != video[:-1]) | (bucket[1:] != bucket[:-1])
     if kind == "one_of_n":
         label = label.astype(np.int64)
-        first &= label >= 0
+        known = label >= 0
     else:
-        first &= ~np.isnan(label).all(1)
+        known = ~np.isnan(label).all(1)
+    video, t_ms, label = video[known], t_ms[known], label[known]
+    first = first_in_every(every_s, video, t_ms)
     video, t_ms, label = video[first], t_ms[first], label[first]
     if not len(video):
         raise UserError(f"{store.path} has no labels of task {task!r}")
@@ -173,6 +172,22 @@ def segments(
     return views
 
 
+def views_of(
+    store: Store, clips: LabelledClips, clip: ClipShape, unit: str, count: int
+) -> list[LabelledClips]:
+    """The clips themselves, or with unit "video" `count` segments of each video.
+
+    Raises:
+      UserError: fewer than one segment, or several of a labelled frame.
+    """
+    if count < 1 or (unit == "frame" and count > 1):
+        raise UserError(
+            f"segments={count} with unit={unit!r}; a labelled frame has one clip: expected 1, or "
+            f"unit='video' and at least 1"
+        )
+    return [clips] if unit == "frame" else segments(store, clips, clip, count)
+
+
 def in_words(unit: str, segments: int, every_s: float, anchor: str) -> str:
     """Which clips were tested, for a protocol's line."""
     if unit == "video":
@@ -212,16 +227,24 @@ def embed_clips(
     All batches have `batch_size` clips, the last one filled up with repeats, so that an encoder is
     compiled once.
     """
+    clips = read_ahead(count, load, batch_size, workers=workers)
+    return _in_batches(clips, count, encoders, batch_size)
+
+
+def read_ahead(
+    count: int,
+    load: Callable[[int], UInt8[np.ndarray, "t h w c"]],
+    ahead: int,
+    *,
+    workers: int = 2,
+) -> Iterator[UInt8[np.ndarray, "t h w c"]]:
+    """The clips `load(0)` to `load(count - 1)`, at most `ahead` of them read before their turn."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting = collections.deque(pool.submit(load, i) for i in range(min(batch_size, count)))
-
-        def ahead() -> Iterator[np.ndarray]:
-            for i in range(batch_size, count + batch_size):
-                if i < count:
-                    waiting.append(pool.submit(load, i))
-                yield waiting.popleft().result()
-
-        return _in_batches(ahead(), count, encoders, batch_size)
+        waiting = collections.deque(pool.submit(load, i) for i in range(min(ahead, count)))
+        for i in range(ahead, count + ahead):
+            if i < count:
+                waiting.append(pool.submit(load, i))
+            yield waiting.popleft().result()
 
 
 def moments(
@@ -231,6 +254,12 @@ def moments(
     values = values.astype(np.float64)
     mean, deviation = values.mean(0), values.std(0)
     return mean, np.where(deviation > 1e-6 * (1 + np.abs(mean)), deviation, 1)
+
+
+def unit_length(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Vectors of length 1, float64; zeros stay."""
+    values = values.astype(np.float64)
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
 
 
 def mean_colour(video: UInt8[np.ndarray, "b t h w c"]) -> Float[np.ndarray, "b c"]:

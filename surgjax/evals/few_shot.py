@@ -15,10 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from surgjax.benchmark import few_shot as scoring
-from surgjax.benchmark import predictions
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
-from surgjax.evals.classification import all_features, constant_answers, write_blocks
+from surgjax.evals.classification import (
+    all_features,
+    constant_answers,
+    write_blocks,
+    write_metrics,
+)
 from surgjax.evals.features import LabelledClips, in_words, labelled_clips
 from surgjax.evals.linear_probe import FIXED, MIN_CASES, choice_in_words, parts_of, probe
 from surgjax.evals.model import Model
@@ -97,19 +101,11 @@ class Evaluator:
         line = {"protocol": f"few_shot: {protocol}"}
         blocks = [(about | line, probs) for about, probs in blocks]
         write_blocks(out / "predictions.parquet", model, store, tested, blocks)
-        result = {
-            "evaluation": "few_shot",
-            "protocol": protocol,
-            "step": int(step),
-            "classes": clips.classes,
-            "saw_test": model.saw(store, tested.case),
-            "store": store.name,
-            **({"encoder": dict(model.about)} if model.about else {}),
-            "task": self.task,
-            "by": self.by,
-            **scoring.score(out / "predictions.parquet"),
-        }
-        predictions.write_json(out / "metrics.json", result)
+        result = write_metrics(
+            *(model, store, tested),
+            {"task": self.task, "by": self.by, **scoring.score(out / "predictions.parquet")},
+            **dict(name="few_shot", protocol=protocol, out=out, step=step),
+        )
         print(f"few_shot at step {step} ({protocol}); model saw test cases: {result['saw_test']}")
         print(scoring.text_table(result), flush=True)
         values = result["models"][model.name]
@@ -158,6 +154,7 @@ class Evaluator:
             size = float(videos if text == "all" and self.by == "videos" else text)
         except ValueError:
             size = 0.0
+        size = size if math.isfinite(size) else 0.0
         if not (0 < size <= 1 if self.by == "share" else size >= 1 and size == int(size)):
             wanted = "shares from above 0 to 1" if self.by == "share" else "whole numbers from 1"
             raise UserError(f"sizes={self.sizes!r} has {text!r}; expected {wanted}, with commas")

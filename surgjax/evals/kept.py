@@ -18,9 +18,10 @@ from jaxtyping import Float
 from surgjax.data.plan import ClipShape
 from surgjax.data.store import Store
 from surgjax.data.transforms import CENTRE, Augmentation
+from surgjax.errors import UserError
 from surgjax.evals.features import Encoder, LabelledClips, features
 from surgjax.evals.progress import Progress
-from surgjax.files import whole
+from surgjax.files import sha256, whole
 
 FULL = 4  # batches that a file holds at least, where the clips allow
 
@@ -41,16 +42,21 @@ def kept_features(
     Args:
       identities: of each encoder; of "" nothing is kept.
       folder: made where it is missing; None keeps nothing.
+
+    Raises:
+      UserError: a batch size below one.
     """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; expected at least 1")
     parts: dict[str, list] = {name: [] for name in encoders}
-    of_store = hashlib.sha256((store.path / "store.json").read_bytes()).hexdigest()
-    setting = [of_store, str(clip), str(augment), batch_size, _version()]
+    of_store = sha256(store.path / "store.json")
+    setting = [of_store, str(clip), str(augment), batch_size]
     progress = Progress(len(clips))
     for rows in _groups(clips.rows["video"], FULL * batch_size):
         some = clips.where(rows)
         about = [*setting, some.video_id.tolist(), some.rows["start"].tolist()]
         files = {
-            name: folder / f"{_digest([own, *about])}.npy"
+            name: folder / f"{digest([own, *about])}.npy"
             for name, own in identities.items()
             if folder is not None and own
         }
@@ -71,6 +77,11 @@ def kept_features(
         for name, values in (found | made).items():
             parts[name].append(values)
     return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def digest(content: list) -> str:
+    """A name for what follows from `content`, JSON values, and from this version of the program."""
+    return hashlib.sha256(json.dumps([_version(), *content]).encode()).hexdigest()
 
 
 def _groups(video: np.ndarray, least: int) -> list[np.ndarray]:
@@ -99,7 +110,3 @@ def _version() -> str:
         return version("surgjax")
     except PackageNotFoundError:
         return ""
-
-
-def _digest(content: list) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -16,7 +16,7 @@ from surgjax.benchmark.metrics import ratio
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
 from surgjax.evals.classification import all_features, finish
-from surgjax.evals.features import in_words, labelled_clips, moments
+from surgjax.evals.features import in_words, labelled_clips, moments, unit_length
 from surgjax.evals.model import Model
 
 AT_ONCE = 2**24  # cosines: 128 MiB
@@ -54,6 +54,8 @@ class Evaluator:
         Raises:
           UserError: the store lacks the task, the split, or test cases beside other cases.
         """
+        if self.neighbours < 1:
+            raise UserError(f"neighbours is {self.neighbours}; expected at least 1")
         store = open_store(self.store)
         clips = labelled_clips(
             *(store, self.task, model.clip),
@@ -114,7 +116,7 @@ def vote(
     positive cosine all K count alike.
     """
     mean, deviation = moments(pool)
-    query, pool = (_unit((values - mean) / deviation) for values in (query, pool))
+    query, pool = (unit_length((values - mean) / deviation) for values in (query, pool))
     neighbours = min(neighbours, pool.shape[0])
     made = []
     for some in np.array_split(query, max(1, -(-len(query) * len(pool) // AT_ONCE))):
@@ -149,8 +151,3 @@ def _votes_of_several(label: np.ndarray, near: np.ndarray, weight: np.ndarray) -
     for_it = np.einsum("qk,qkc->qc", weight, filled[near])
     heard = np.einsum("qk,qkc->qc", weight, known[near].astype(np.float64))
     return np.where(heard > 0, np.nan_to_num(ratio(for_it, heard)), share)
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    values = values.astype(np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from surgjax.benchmark import comparison, metrics, multi_label
+from surgjax.benchmark import metrics
 from surgjax.data.store import open_store
 from surgjax.errors import UserError
 from surgjax.evals.classification import all_features, finish
@@ -165,7 +165,7 @@ def validation_score(probs: np.ndarray, clips: LabelledClips) -> float:
     if clips.kind == "one_of_n":
         counts = metrics.by_video(clips.label, probs.argmax(1), clips.video_id, len(clips.classes))
         return float(metrics.macro_f1(counts[1]).mean())
-    found = comparison.mean_known(multi_label.average_precision(clips.label, probs))
+    found = metrics.mean_known(metrics.average_precision(clips.label, probs))
     return 0.0 if np.isnan(found) else found
 
 

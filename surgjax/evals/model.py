@@ -63,6 +63,8 @@ class Model:
       used_cases: ids "<dataset>/<case>" that pretraining has seen; None where unknown.
       random_encode: the same network with fresh weights, the floor that pretraining must beat;
         None leaves that floor out.
+      tokens, random_tokens: video uint8 (b t h w c) -> float32 (b n d), what `encode` and
+        `random_encode` are the mean of; None where these are.
       reconstruct: batch {"video", "index"} -> {"masked" (b m) int, "prediction" (b m 1536),
         "mean", "std" (b m 3)}; None for models that reconstruct nothing.
       classify: video uint8 (b t h w c) -> float32 (b k) probabilities of the trained head, the
@@ -83,6 +85,10 @@ class Model:
     clip: ClipShape
     used_cases: Sequence[str] | None = None
     random_encode: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b d"]] | None = (
+        None
+    )
+    tokens: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b n d"]] | None = None
+    random_tokens: Callable[[UInt8[np.ndarray, "b t h w c"]], Float[np.ndarray, "b n d"]] | None = (
         None
     )
     reconstruct: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None

@@ -2,6 +2,8 @@
 
 import time
 
+from surgjax.progress import clock
+
 SAY_EVERY = 10.0  # seconds
 
 
@@ -34,7 +36,6 @@ class Progress:
         elif now - self._said >= SAY_EVERY:
             self._said = now
             rate = (self.done - self._before) / max(now - self._began, 1e-9)
-            minutes, seconds = divmod(int((self.total - self.done) / max(rate, 1e-9)), 60)
-            eta = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+            eta = clock((self.total - self.done) / max(rate, 1e-9))
             done = f"{self.done:,} of {self.total:,} clips"
             print(f"{done}, {rate:.1f} clips/s, ETA {eta}", flush=True)

@@ -32,6 +32,7 @@ from surgjax.models.temporal import SQUASH, MultiStageTcn, WindowTransformer
 from surgjax.state import Params, rebuild, split
 
 HEADS = ("tcn", "transformer")
+LAYERS = 16  # that many already see 36 hours at a frame a second
 SHORTEST = 64  # frames; shorter videos are filled up
 TRUNCATION = 4.0  # of the smoothing loss, in log-probability (MS-TCN, section 3.3)
 LOGGED = 10  # lines a training
@@ -97,6 +98,10 @@ class Evaluator:
         for name in ("epochs", "stages", "layers", "depth", "window", "maps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.layers > LAYERS:
+            raise UserError(f"layers is {self.layers}; expected at most {LAYERS}")
+        if not self.lr > 0:
+            raise UserError(f"lr is {self.lr:g}; expected a rate above 0")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout:g}; expected from 0 to below 1")
         store = open_store(self.store)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from surgjax.data.labelled import columns_of
 from surgjax.data.store import open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 from surgjax.evals.classification import finish, mean_features
-from surgjax.evals.features import in_words, labelled_clips, segments
+from surgjax.evals.features import in_words, labelled_clips, views_of
 from surgjax.evals.model import Model
 
 CROPS = {0: ("whole",), 1: ("middle",), 3: ("left", "middle", "right")}
@@ -74,9 +75,7 @@ class Evaluator:
             raise UserError(
                 f"{self.store} has no labelled clips in part {self.part!r} of split {self.split!r}"
             )
-        views = [tested]
-        if self.unit == "video":
-            views = segments(store, tested, model.clip, self.segments)
+        views = views_of(store, tested, model.clip, self.unit, self.segments)
         identity = model.identity and f"{model.identity}, head"
         seen = [
             mean_features(
@@ -105,19 +104,9 @@ class Evaluator:
             raise UserError(
                 f"unit={self.unit!r}, crops={self.crops}; expected frame or video, and 0, 1 or 3"
             )
-        if self.segments < 1 or (self.unit == "frame" and self.segments > 1):
-            raise UserError(
-                f"segments={self.segments} with unit={self.unit!r}; a labelled frame has one clip: "
-                f"expected 1, or unit='video'"
-            )
         if model.classify is None or self.task not in model.labels:
             raise UserError(
                 f"this run has no head for {self.task!r}; it has {sorted(model.labels) or 'none'}; "
                 f"train with objective.name=classify and that task"
             )
-        first = 0
-        for name, about in model.labels.items():
-            if name == self.task:
-                break
-            first += len(about["classes"])
-        return about, slice(first, first + len(about["classes"]))
+        return model.labels[self.task], columns_of(model.labels, self.task)

@@ -29,14 +29,23 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from surgjax.benchmark import predictions
 from surgjax.benchmark import prompt_sets as scoring
 from surgjax.data.captioned import clean
 from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError, nearest
-from surgjax.evals.classification import constant_answers, write_blocks
-from surgjax.evals.features import LabelledClips, in_words, labelled_clips, segments
-from surgjax.evals.kept import kept_features
+from surgjax.evals.classification import (
+    constant_answers,
+    mean_features,
+    write_blocks,
+    write_metrics,
+)
+from surgjax.evals.features import (
+    LabelledClips,
+    in_words,
+    labelled_clips,
+    unit_length,
+    views_of,
+)
 from surgjax.evals.model import Model, Space
 
 COLUMNS = ("class_id", "class", "prompt")
@@ -112,8 +121,8 @@ class Evaluator:
             unit=self.unit,
         )
         sets = prompt_sets(self.prompts, clips, self.task)
-        is_test = clips.split == "test"
-        tested = clips.where(is_test & ~_excluded(clips, self.exclude))
+        is_test, asked_for = clips.split == "test", ~_excluded(clips, self.exclude)
+        tested, others = clips.where(is_test & asked_for), clips.where(~is_test & asked_for)
         if not len(tested):
             raise UserError(f"{self.store} has no labelled test clips of split {self.split!r}")
         spaces = spaces_of(model, "zero_shot")
@@ -122,9 +131,7 @@ class Evaluator:
             unit=self.unit,
             views=self.segments,
         )
-        constant = constant_answers(
-            tested, clips.label[~is_test] if (~is_test).any() else clips.label
-        )
+        constant = constant_answers(tested, (others if len(others) else tested).label)
         where = in_words(self.unit, self.segments, self.every_s, self.anchor)
         if self.exclude:
             where += f", without {self.exclude}"
@@ -139,19 +146,13 @@ class Evaluator:
             blocks += [({"model": name, **line}, of) for name, of in (answers | constant).items()]
         file = out / "predictions.parquet"
         write_blocks(file, model, store, tested, blocks)
-        result = {
-            "evaluation": "zero_shot",
-            "protocol": f"{', '.join(asked.in_words() for asked in sets)}, {where}",
-            "step": int(step),
-            "classes": tested.classes,
-            "saw_test": model.saw(store, tested.case),
-            "store": store.name,
-            **({"encoder": dict(model.about)} if model.about else {}),
-            "task": self.task,
-            "prompts": {asked.name: self._listed(asked, tested.classes) for asked in sets},
-            **scoring.score(file),
-        }
-        predictions.write_json(out / "metrics.json", result)
+        listed = {asked.name: self._listed(asked, tested.classes) for asked in sets}
+        protocol = f"{', '.join(asked.in_words() for asked in sets)}, {where}"
+        result = write_metrics(
+            *(model, store, tested),
+            {"task": self.task, "prompts": listed, **scoring.score(file)},
+            **dict(name="zero_shot", protocol=protocol, out=out, step=step),
+        )
         print(f"zero_shot at step {step}; model saw test cases: {result['saw_test']}")
         print(scoring.text_table(result), flush=True)
         return scoring.scalars(result)
@@ -281,24 +282,18 @@ def space_features(
     views: int,
 ) -> dict[str, Float[np.ndarray, "n d"]]:
     """float32 vectors of the clips in each space, or means over so many clips of each video."""
-    of_views = [clips] if unit == "frame" else segments(store, clips, model.clip, views)
+    of_views = views_of(store, clips, model.clip, unit, views)
     encoders = {name: space.video for name, space in spaces.items()}
     own = {model.name: model.identity, "random": model.random_identity}
     identities = {name: own[name] and f"{own[name]} in its space" for name in spaces}
-    found = [
-        kept_features(
-            *(store, view, model.clip, encoders, identities, model.kept), batch_size=batch_size
-        )
-        for view in of_views
-    ]
-    return {name: np.mean([of[name] for of in found], axis=0) for name in spaces}
+    return mean_features(store, of_views, model, encoders, identities, batch_size)
 
 
 def class_embeddings(space: Space, prompts: list[list[str]]) -> Float[np.ndarray, "c d"]:
     """Mean of each class's prompts in the common space, of length 1 before and after."""
-    flat = _unit(np.asarray(space.text([p for own in prompts for p in own]), np.float64))
+    flat = unit_length(np.asarray(space.text([p for own in prompts for p in own])))
     of_class = np.repeat(np.arange(len(prompts)), [len(own) for own in prompts])
-    return _unit(np.stack([flat[of_class == c].mean(axis=0) for c in range(len(prompts))]))
+    return unit_length(np.stack([flat[of_class == c].mean(axis=0) for c in range(len(prompts))]))
 
 
 def scores(
@@ -333,10 +328,6 @@ def _excluded(clips: LabelledClips, names: str) -> np.ndarray:
         )
     numbers = [clips.classes.index(name) for name in excluded]
     return np.isin(clips.label, numbers) if numbers else np.zeros(len(clips), bool)
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
 
 
 def _words(name: str) -> str:

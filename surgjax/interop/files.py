@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from surgjax.errors import UserError
-from surgjax.files import whole
+from surgjax.files import sha256, whole
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 DTYPES = {
@@ -199,12 +199,6 @@ def import_torch(purpose: str):
             f"{PIP_LINE}"
         )
     return torch
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from surgjax.digests import find_step, is_run
 from surgjax.errors import UserError
+from surgjax.files import sha256
 from surgjax.interop import files, find_format, formats, licence
 from surgjax.interop.keys import Reading, shortened, to_ours
 from surgjax.interop.licence import UNKNOWN_DATA, licences, pretrained_on
@@ -115,16 +117,10 @@ def init_params(
     return Loaded(unflatten(reading.params), reading.fresh, provenance, reading.notes)
 
 
-def is_run(path: Path) -> bool:
-    """Whether a folder is a run of ours, or one of its steps."""
-    marks = ("checkpoints", "DIGESTS.json", "STATUS", "metrics.jsonl")
-    return path.is_dir() and any((path / mark).exists() for mark in marks)
-
-
 def _from_run(
     path: Path, shapes: Mapping, config: Mapping, allow: Sequence[str]
 ) -> tuple[Reading, dict[str, Any]]:
-    from surgjax.checkpoint import find_step, read_model
+    from surgjax.checkpoint import read_model
 
     folder = find_step(path.absolute())
     tree, meta = read_model(folder)
@@ -139,7 +135,7 @@ def _from_run(
         notes.append(f"positions differ: that run has {before!r}, this one {now!r}")
     reading = _same_paths(params, shapes, allow, str(path))
     check_shapes(reading.params, shapes, path)
-    digest = hashlib.sha256((folder / "DIGESTS.json").read_bytes()).hexdigest()
+    digest = sha256(folder / "DIGESTS.json")
     pretrained = pretrained_on(meta)
     provenance = {
         "source": f"{folder.parent.parent.name}, step {folder.name}",

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from surgjax.benchmark import comparison, jobs, predictions, results, run, suites
+from surgjax.benchmark.weights import Weights
 from surgjax.data.store import open_store
 
 CLASSES = ["p0", "p1", "p2"]
@@ -31,7 +32,7 @@ def finished(store, out, model, *, right, seed=0, videos=8, frames=30, saw_test=
     """A job of the suite synthetic; its folder."""
     entry = suites.load("synthetic").entry("synthetic_phase")
     job = jobs.Planned(
-        *("synthetic", "strict", model, jobs.Weights(out, "0" * 64), entry, "finetune", seed),
+        *("synthetic", "strict", model, Weights(out, "0" * 64), entry, "finetune", seed),
         *(open_store(store), out),
     )
     made_at = job.folder / results.WORK / "eval" / job.evaluation

@@ -24,6 +24,7 @@ from surgjax.benchmark import (
     verify,
 )
 from surgjax.benchmark.suites import Entry, Suite
+from surgjax.benchmark.weights import Weights
 from surgjax.data.plan import ClipShape
 from surgjax.data.store import Store, open_store
 from surgjax.evals import linear_probe, zero_shot
@@ -88,7 +89,7 @@ def test_every_entry_from_clips_to_a_table(name, tmp_path, shared):
     whole, out = suite(name), tmp_path / "results"
     kinds = ("linear_probe", "zero_shot") if name == "surgclip10" else ("linear_probe",)
     stores = {entry.dataset: store_of(entry.dataset, shared) for entry in whole.entries}
-    weights = jobs.Weights(tmp_path, "0" * 64, used_cases=("another/case",))
+    weights = Weights(tmp_path, "0" * 64, used_cases=("another/case",))
     planned = jobs.plan(whole, [*stores.values()], out, "tiny", weights, protocols=kinds)
     assert len(planned) == len(kinds) * len(whole.entries)
 
@@ -139,7 +140,7 @@ def test_clips_of_released_lists_are_those_of_their_set(tmp_path):
     whole, stores = suites.load("surgrec16", "release"), suites.open_stores([tmp_path])
     given = {"only": ["cholec80"], "protocols": ["linear_probe"]}
     for used, seen in (((), "no"), (("cholec80/video41",), "yes"), (("cholec80/video01",), "no")):
-        weights = jobs.Weights(tmp_path, "0" * 64, used_cases=used)
+        weights = Weights(tmp_path, "0" * 64, used_cases=used)
         (job,) = jobs.plan(whole, stores, tmp_path / "results", f"saw {seen}", weights, **given)
         assert job.entry.unit == "video" and jobs.saw_test(job) == seen
     evaluate(job, tmp_path / "evaluated")

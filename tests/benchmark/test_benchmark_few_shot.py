@@ -162,14 +162,22 @@ def test_features_are_read_as_written_by_us_or_others(tmp_path):
         (lambda t: t.set_column(2, "vector", pa.array([1.0, 2.0, 3.0])), "type double; expected"),
         (
             lambda t: t.set_column(2, "vector", pa.array([[1.0], [2.0, 3.0], [1.0]])),
-            "row 1: the vector has 2 numbers",
+            "row 1: vector has 2 values",
         ),
         (
             lambda t: t.set_column(2, "vector", pa.array([[1.0], [float("nan")], [1.0]])),
             r"row 1 \(a at 40 ms\): the vector is not finite",
         ),
         (lambda t: t.set_column(1, "t_ms", pa.array([0, 0, 0])), "two rows of a at 0 ms"),
+        (lambda t: t.set_column(1, "t_ms", pa.array([0, None, 0])), "row 1 has no t_ms"),
+        (lambda t: t[:0], "holds no vectors"),
         (lambda t: t.replace_schema_metadata({"about": "{"}), "is no JSON"),
+        (lambda t: t.replace_schema_metadata({"about": "[1]"}), "expected a JSON object"),
+        (lambda t: t.replace_schema_metadata({"about": '{"licence": 3}'}), "licence of `about`"),
+        (
+            lambda t: t.replace_schema_metadata({"about": '{"used_cases": "cholec80/1"}'}),
+            "used_cases of `about` .* expected a list of names",
+        ),
     ],
 )
 def test_bad_features_are_one_line(tmp_path, change, word):

@@ -69,5 +69,5 @@ def test_all_suites_without_a_store_and_without_jax():
 def test_mistakes_are_told(tmp_path):
     with pytest.raises(UserError, match="no suite 'surgvista'"):
         main(["list", "--suite", "surgvista"])
-    with pytest.raises(UserError, match="no store at"):
-        main(["list", "--stores", str(tmp_path)])
+    with pytest.raises(UserError, match="no folder"):
+        main(["list", "--stores", str(tmp_path / "nowhere")])

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import surgvista
-from surgjax.benchmark import aggregates, literature, scaling, suites
+from surgjax.benchmark import aggregates, curves, literature, suites
 
 TABLES = literature.read()["tables"]
 
@@ -97,7 +97,8 @@ def test_arena_scores_are_sums():
 def test_settings_are_those_that_are_trained():
     said = literature.read()["scaling"]["settings"]
     own = {s: sum(surgvista.FRAMES[n] for n in surgvista._datasets(s)) for s in said}
-    assert scaling.frames() == own and own["E"] == 3_552_777
+    sizes = curves.sizes_by_name([f"ours-{s}" for s in said] + ["ours-base"]).models
+    assert sizes == {f"ours-{s}": ("ours", own[s]) for s in said} and own["E"] == 3_552_777
     of_gallbladder = sum(surgvista.FRAMES[n] for n in ("cholec80", "m2cai16_workflow", "heichole"))
     for setting in "CD":
         share = of_gallbladder / own[setting]

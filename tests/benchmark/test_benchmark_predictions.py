@@ -62,6 +62,20 @@ def test_several_classes_at_once_with_unknown_ones(tmp_path):
     np.testing.assert_array_equal(turned.target, target[:, ::-1])
 
 
+def test_any_list_of_numbers_will_do(tmp_path):
+    """64-bit offsets as polars writes them, half precision, names as a dictionary."""
+    scores, _ = outside(tmp_path / "p.parquet")
+    expected = predictions.read(tmp_path / "p.parquet")
+    for kind in (pa.large_list(pa.float64()), pa.list_(pa.float16()), pa.list_(pa.float32(), 3)):
+        narrow = np.float16 if kind.value_type == pa.float16() else float
+        rows = pa.array([row.astype(narrow) for row in scores], kind)
+        names = pa.array(["a"] * 3 + ["b"] * 3).dictionary_encode()
+        outside(tmp_path / "p.parquet", probabilities=rows, video_id=names)
+        found = predictions.read(tmp_path / "p.parquet")
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-3)
+        assert found["video_id"].tolist() == expected["video_id"].tolist()
+
+
 @pytest.mark.parametrize(
     "columns, message",
     [
@@ -74,6 +88,12 @@ def test_several_classes_at_once_with_unknown_ones(tmp_path):
         ({"probabilities": [[1.0, 0, 0]] * 5 + [[1.0, 0]]}, "probabilities has"),
         ({"probabilities": [[1.0, 0]] * 6}, "2 probabilities a row for 3 classes"),
         ({"probabilities": [1.0] * 6}, "expected lists of numbers"),
+        ({"probabilities": [["a", "b", "c"]] * 6}, "expected lists of numbers"),
+        ({"probabilities": [[1.0, 0, 0]] * 5 + [None]}, "row 5: probabilities has 0 values"),
+        ({"target": [0, 1, None, 0, 1, 2]}, "row 2 has no target"),
+        ({"video_id": ["a", None, "a", "b", "b", "b"]}, "row 1 has no video_id"),
+        ({"t_ms": [0.0, np.nan, 2, 0, 1, 2]}, "row 1 has no t_ms"),
+        ({"t_ms": ["0", "1", "2", "0", "1", "2"]}, "t_ms is of type string"),
         ({"target": [[1.0, 0.5, 0.0]] * 6}, "target is not 1, 0 or NaN"),
     ],
 )

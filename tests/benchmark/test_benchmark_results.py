@@ -1,6 +1,7 @@
 """The folder of results: what is finished is read, what is not is left out, damage is named."""
 
 import json
+import shutil
 
 import pytest
 
@@ -28,7 +29,8 @@ def finish(out, seed, **changes):
     where = (said[key] for key in ("model", "entry", "task", "protocol"))
     folder = results.job_folder(out, *where, seed)
     folder.mkdir(parents=True)
-    (folder / results.SCORE).write_text(json.dumps({"metrics": {"map": {"value": seed / 100}}}))
+    found = {"metrics": {"map": {"value": seed / 100}}, "floors": {}}
+    (folder / results.SCORE).write_text(json.dumps(found))
     (folder / results.JOB).write_text(json.dumps(said))
     return folder
 
@@ -56,6 +58,7 @@ def test_finished_jobs_are_read_seeds_as_numbers(tmp_path):
         (results.JOB, "{", "job.json cannot be read"),
         (results.JOB, "[]", "job.json holds no JSON object"),
         (results.JOB, '{"suite": "synthetic"}', "job.json is no finished job's.*missing"),
+        (results.SCORE, "{}", "score.json has no metrics"),
         (results.SCORE, "", "score.json cannot be read"),
         (results.SCORE, None, "score.json cannot be read"),
     ],
@@ -64,6 +67,15 @@ def test_damage_is_named(tmp_path, name, text, match):
     file = finish(tmp_path, 0) / name
     file.unlink() if text is None else file.write_text(text)
     with pytest.raises(UserError, match=match):
+        results.read(tmp_path)
+
+
+@pytest.mark.parametrize("copy", ["ours/synthetic_phase/phase/knn/seed0_old", "copy"])
+def test_copies_are_not_taken_for_seeds_or_models(tmp_path, copy):
+    """Their equal numbers would make intervals narrower."""
+    folder = finish(tmp_path, 0)
+    shutil.copytree(folder if "seed0" in copy else tmp_path / "ours", tmp_path / copy)
+    with pytest.raises(UserError, match="holds the job ours/synthetic_phase/phase/knn/seed0; move"):
         results.read(tmp_path)
 
 

@@ -13,7 +13,9 @@ from finished_jobs import CLASSES, made
 from surgjax import config, evaluate
 from surgjax.benchmark import few_shot, jobs, predictions, score, suites, vectors
 from surgjax.benchmark.__main__ import main
+from surgjax.benchmark.weights import Weights, open_weights
 from surgjax.data.store import open_store
+from surgjax.digests import digest
 from surgjax.errors import UserError
 from surgjax.main import _parse
 
@@ -45,7 +47,7 @@ def command(store, model, out, *more):
 @pytest.mark.parametrize("name", suites.names())
 @pytest.mark.parametrize("tier", suites.TIERS)
 def test_every_job_of_every_suite_is_a_command_that_its_config_takes(name, tier, store, tmp_path):
-    opened, weights = open_store(store), jobs.Weights(tmp_path, "0")
+    opened, weights = open_store(store), Weights(tmp_path, "0")
     for entry in suites.load(name, tier).entries:
         for protocol in jobs.PROTOCOLS:
             if protocol == "temporal" and entry.unit == "video":
@@ -66,7 +68,7 @@ def test_every_job_of_every_suite_is_a_command_that_its_config_takes(name, tier,
 
 
 def test_the_plan_is_printed_before_anything_is_done(store, features, tmp_path, capsys):
-    more = ("--protocol", "linear_probe,knn,finetune", "--seeds", "0,1", "--dry-run")
+    more = ("--protocol", "linear_probe,knn,temporal,finetune", "--seeds", "0,1,1", "--dry-run")
     assert main([*command(store, features, tmp_path), *more, "--config.optim.peak_lr=1e-4"]) == 0
     text = capsys.readouterr().out
     opened = open_store(store)
@@ -76,7 +78,8 @@ def test_the_plan_is_printed_before_anything_is_done(store, features, tmp_path, 
     size = sum(file.stat().st_size for file in store.glob("*.array_record-*"))
     (line,) = [line for line in text.splitlines() if line.startswith("synthetic_phase knn seed 0")]
     assert line.split()[4:] == [str(clips), f"{seconds / 3600:.1f}", f"{size / 1e9:.2f}"]
-    assert "to do: 4" in text  # probes have no seeds
+    assert "to do: 4" in text  # probes have no seeds, and vectors cannot be fine-tuned
+    assert text.count("refused") == 2
     assert text.count("--config.optim.peak_lr=1e-4") == 4 and text.count("surgjax.main") == 4
     assert not list(tmp_path.iterdir())
 
@@ -104,8 +107,25 @@ def test_results_are_kept_skipped_and_never_mixed(store, features, tmp_path, cap
     with pytest.raises(UserError, match="made with settings .*, now it is"):
         main(command(store, features, tmp_path))
     other = written(store, tmp_path / "elsewhere.parquet", [], seed=1)
+    file = shutil.copytree(store, tmp_path / "again") / "store.json"
+    meta = json.loads(file.read_text())
+    meta["tables"]["labels/phase.parquet"] = "0" * 64  # as of labels that were corrected
+    file.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match="made with store_sha256 .*, now it is"):
+        main([*run, "--stores", str(tmp_path / "again")])
     with pytest.raises(UserError, match="made with weights .*; give another --out or --name"):
         main([*run, "--model", str(other)])
+
+
+def test_what_another_process_may_read_is_not_removed(store, features, tmp_path):
+    """Kept features go when all jobs of the model are done, not while one may be under way."""
+    kept = tmp_path / "elsewhere/kept"
+    kept.mkdir(parents=True)
+    other = tmp_path / "elsewhere/synthetic_tool/tool/linear_probe/seed0"
+    (other / "work").mkdir(parents=True)
+    assert main(command(store, features, tmp_path)) == 0 and kept.is_dir()
+    shutil.rmtree(other)
+    assert main(command(store, features, tmp_path)) == 0 and not kept.exists()
 
 
 def test_seen_cases_are_refused_unless_allowed_and_then_marked(store, tmp_path, capsys):
@@ -151,8 +171,10 @@ def test_one_failure_does_not_stop_the_rest(store, features, tmp_path, capsys):
     assert "error: the features lack" in log.read_text()
 
 
-def test_nothing_on_disk_says_what_is_needed(store, features, tmp_path, capsys):
-    arguments = ["run", "--suite", "surgvista13", "--stores", str(store), "--out", str(tmp_path)]
+@pytest.mark.parametrize("where", ["a store of others", "an empty folder"])
+def test_nothing_on_disk_says_what_is_needed(store, features, tmp_path, capsys, where):
+    stores = str(store if where == "a store of others" else tmp_path)
+    arguments = ["run", "--suite", "surgvista13", "--stores", stores, "--out", str(tmp_path)]
     with pytest.raises(UserError, match="no store of suite surgvista13"):
         main([*arguments, "--model", str(features)])
     lines = capsys.readouterr().out.splitlines()
@@ -166,6 +188,8 @@ def test_mistakes_are_named(store, features, tmp_path):
         (["--protocol", "linear_prob"], "did you mean 'linear_probe'"),
         (["--only", "synthetic_fase"], "did you mean 'synthetic_phase'"),
         (["--seeds", "one"], "--seeds is 'one'"),
+        (["--seeds", ","], "--seeds is ','"),
+        (["--name", "two\nlines"], "--name is"),
         (["--name", "../x"], "--name is"),
         (["--model", str(tmp_path / "nowhere")], "does not exist"),
         (["--suite", "surgrec"], "did you mean 'surgrec16'"),
@@ -175,28 +199,29 @@ def test_mistakes_are_named(store, features, tmp_path):
 
 
 def test_weights_are_known_by_their_content(tmp_path):
-    """A run by its newest finished step, which says what was seen; folders by their files."""
-    for step, cases in ((2, ["a/1"]), (10, ["a/1", "b/2"]), (12, None)):
+    """A run by its newest whole step, which says what was seen; folders by their files."""
+    for step, cases in ((2, ["a/1"]), (10, ["a/1", "b/2"]), (11, None), (12, None)):
         folder = tmp_path / "run/checkpoints" / str(step)
         (folder / "meta").mkdir(parents=True)
         meta = {"used_cases": cases, "pretrained_on": ["a (train)"], "licences": {"a": "MIT"}}
         (folder / "meta/metadata").write_text(json.dumps(meta))
         if step < 12:
-            (folder / "DIGESTS.json").write_text(str(step))
-    found = jobs.open_weights(tmp_path / "run")
+            (folder / "DIGESTS.json").write_text(json.dumps(digest(folder)))
+    (tmp_path / "run/checkpoints/11/meta/metadata").write_text("damaged")
+    found = open_weights(tmp_path / "run")
     assert found.used_cases == ("a/1", "b/2") and found.pretrained_on == "a (train)"
     assert found.licence == "Apache-2.0"
     hf = tmp_path / "hf"
     hf.mkdir()
     (hf / "model.safetensors").write_bytes(b"1")
-    one = jobs.open_weights(hf)
+    one = open_weights(hf)
     (hf / "README.md").write_text("nothing of the weights")
-    assert jobs.open_weights(hf) == one and one.used_cases is None
+    assert open_weights(hf) == one and one.used_cases is None
     (hf / "model.safetensors").write_bytes(b"2")
-    assert jobs.open_weights(hf).sha256 != one.sha256
+    assert open_weights(hf).sha256 != one.sha256
     (tmp_path / "empty/checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="no completed checkpoint"):
-        jobs.open_weights(tmp_path / "empty")
+        open_weights(tmp_path / "empty")
 
 
 def test_several_prompts_and_draws_in_a_file(tmp_path):
@@ -228,16 +253,16 @@ def test_several_prompts_and_draws_in_a_file(tmp_path):
 
 def test_a_case_is_seen_under_any_name_the_store_knows(store, tmp_path):
     entry = suites.load("synthetic").entry("synthetic_phase")
-    weights = jobs.Weights(tmp_path, "0", ("elsewhere/7",))
+    weights = Weights(tmp_path, "0", ("elsewhere/7",))
     job = jobs.Planned(
         *("synthetic", "strict", "m", weights, entry, "knn", 0, open_store(store), tmp_path)
     )
     assert jobs.saw_test(job) == "no"
     parts = job.store.videos["split_official"]
     tested = str(job.store.videos["case"][parts == "test"][0])
-    own = dataclasses.replace(job, weights=jobs.Weights(tmp_path, "0", (tested,)))
+    own = dataclasses.replace(job, weights=Weights(tmp_path, "0", (tested,)))
     assert jobs.saw_test(own) == "yes"
     job.store.same_cases = lambda: [{"case": tested, "same_as": "elsewhere/7", "held_out": True}]
     assert jobs.saw_test(job) == "yes"
-    unknown = dataclasses.replace(job, weights=jobs.Weights(tmp_path, "0"))
+    unknown = dataclasses.replace(job, weights=Weights(tmp_path, "0"))
     assert jobs.saw_test(unknown) == "unknown"

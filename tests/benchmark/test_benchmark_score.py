@@ -19,7 +19,7 @@ from sklearn.metrics import (
 from surgjax.benchmark import predictions, score
 from surgjax.benchmark.__main__ import main
 from surgjax.data.decode import pictures
-from surgjax.data.store import open_store
+from surgjax.data.store import Store, open_store
 from surgjax.errors import UserError
 
 PHASES = [f"phase{i}" for i in range(7)]
@@ -167,6 +167,27 @@ def test_few_videos_give_their_values_in_place_of_an_interval(tmp_path, capsys):
     assert re.search(r"video_accuracy +0\.\d{3} \(too few videos\)", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("task", ["tool", "clip"])
+def test_classes_without_positives_are_named(tmp_path, capsys, task):
+    table = made(tmp_path / "p.parquet", several=task == "tool")
+    target = table.target % 4
+    if task == "tool":
+        target[:, 4:] = 0
+    predictions.write(
+        tmp_path / "p.parquet", table.columns, table.probabilities, target, table.classes
+    )
+    assert main(["score", str(tmp_path / "p.parquet"), "--task", task]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("never labelled, so null: phase4, phase5, phase6\n")
+    if task == "tool":
+        predictions.write(
+            *(tmp_path / "p.parquet", table.columns, table.probabilities),
+            *(np.zeros_like(target), table.classes),
+        )
+        assert main(["score", str(tmp_path / "p.parquet"), "--task", task]) == 0
+        assert re.search(r"map +null\n", capsys.readouterr().out)  # and not for few videos
+
+
 def test_a_collapsed_model_is_told(tmp_path):
     table = made(tmp_path / "p.parquet")
     one = np.eye(7, dtype=np.float32)[np.full(len(table), 2)]
@@ -225,6 +246,27 @@ def test_the_truth_of_a_store(store, tmp_path, capsys):
     assert found["image_accuracy"]["value"] == 1 and found["jaccard_pooled"]["value"] == 1
     assert main(options) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["image_accuracy"]["value"] < 0.9
+
+
+def test_frames_whose_label_is_unknown_are_not_asked_for(store, tmp_path, monkeypatch):
+    """Nor counted where they are predicted."""
+    known = Store.labels
+
+    def with_two_unknown(self, task):
+        found = known(self, task)
+        first = np.flatnonzero(found["video"] < 2)[:2]
+        label = found["label"].copy()
+        label[first] = -1
+        return found | {"label": label}
+
+    for drop in (0, 2, 3):
+        of_store(store, tmp_path / f"{drop}.parquet", drop=drop)
+    monkeypatch.setattr(Store, "labels", with_two_unknown)
+    for drop in (0, 2):
+        found = score.score(tmp_path / f"{drop}.parquet", "phase", "strict", labels=store)
+        assert found["metrics"]["image_accuracy"]["value"] == 1
+    with pytest.raises(UserError, match="lacks 1 of"):
+        score.score(tmp_path / "3.parquet", "phase", "strict", labels=store)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +393,9 @@ def test_classes_that_are_not_counted(tmp_path):
     assert found == pytest.approx(np.mean(per_video), abs=1e-12)
     with pytest.raises(UserError, match="no class 'phase9' to leave out"):
         score.score(tmp_path / "p.parquet", "phase", "strict", exclude=["phase9"])
+    made(tmp_path / "tools.parquet", several=True)
+    with pytest.raises(UserError, match="has several classes a row"):
+        score.score(tmp_path / "tools.parquet", "tool", "frame_map", exclude=["phase3"])
 
 
 def test_clips_by_one_class_against_the_others(tmp_path):

@@ -10,7 +10,7 @@ from scipy.stats import wilcoxon
 
 from surgjax.benchmark import jobs, predictions, score
 from surgjax.benchmark.__main__ import main
-from surgjax.benchmark.stats import compare, of_model
+from surgjax.benchmark.stats import as_text, compare, of_model
 from surgjax.errors import UserError
 
 VIDEOS = 10
@@ -106,8 +106,10 @@ def copied(job, to, **changes):
     to.mkdir(parents=True)
     for file in job.glob("*.*"):
         (to / file.name).write_bytes(file.read_bytes())
-    said = json.loads((to / "job.json").read_text())
-    (to / "job.json").write_text(json.dumps(said | changes))
+    said = json.loads((to / "job.json").read_text()) | changes
+    model, *_ = to.parts[-5:]
+    own = {"model": model, "seed": int(to.name.removeprefix("seed"))}
+    (to / "job.json").write_text(json.dumps(said | own))
     return to
 
 
@@ -120,6 +122,16 @@ def test_text_and_json(out, capsys):
     assert main([*command, "--json", "--mode", "surgvista"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["sets"][0]["saw_test"] == ["yes", "no"] and found["mode"] == "surgvista"
+
+
+def test_long_names_are_told_apart(out, capsys, tmp_path):
+    entry = "a_set_with_a_name_of_more_than_28_letters"
+    for protocol in ("finetune", "linear_probe"):
+        to = tmp_path / "long" / entry / "phase" / protocol / "seed0"
+        copied(folder(out, "short", 0), to, entry=entry, protocol=protocol)
+    found = compare(of_model(tmp_path / "long"), of_model(tmp_path / "long"))
+    lines = as_text(found).splitlines()
+    assert any(line.startswith(f"{entry} linear_probe ") for line in lines)
 
 
 def test_other_frames_metrics_and_folders_are_refused(out, tmp_path):

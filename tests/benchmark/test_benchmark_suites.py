@@ -127,5 +127,6 @@ def test_mistakes_are_told(tmp_path):
         suites.load("surgrec")
     with pytest.raises(UserError, match="tier 'released'.*did you mean 'release'"):
         suites.load("surgrec16", "released")
-    with pytest.raises(UserError, match="no store at .* and none in it"):
-        suites.open_stores([tmp_path])
+    with pytest.raises(UserError, match="no folder .*nowhere; expected the --out"):
+        suites.open_stores([tmp_path / "nowhere"])
+    assert suites.open_stores([tmp_path]) == []

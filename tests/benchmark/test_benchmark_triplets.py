@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from data_prep.sources import cholect50
-from surgjax.benchmark import triplets
+from surgjax.benchmark import metrics, triplets
 
 NAMES = cholect50.CLASSES["triplet"]
 WORDS = triplets.vocabulary(NAMES)
@@ -142,9 +142,9 @@ def test_absent_classes_do_not_count_as_zero():
     assert np.isnan(list(triplets.mean_average_precision(nothing, WORDS).values())).all()
 
 
-@pytest.mark.parametrize("block", [triplets.BLOCK, 20])
+@pytest.mark.parametrize("block", [metrics.BLOCK, 20])
 def test_resampled_videos_give_what_their_repeated_frames_give(block, monkeypatch):
-    monkeypatch.setattr(triplets, "BLOCK", block)
+    monkeypatch.setattr(metrics, "BLOCK", block)
     label, score, video = made(5, frames=40)
     names = sorted(set(video.tolist()))
     times = np.array([[1] * len(names), *itertools.product([0, 1, 2], repeat=len(names))])[:30]

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from finished_jobs import finished
 
-from surgjax.benchmark import score
+from surgjax.benchmark import jobs, score
 from surgjax.benchmark.__main__ import main
 from surgjax.errors import UserError
 
@@ -82,11 +82,12 @@ def test_each_change_is_named(copy, capsys):
     assert len(text.splitlines()) == 10
 
 
-def test_a_rounding_of_the_last_bits_is_none(copy, capsys):
+def test_a_rounding_of_the_last_bits_and_what_was_not_finished_are_none(copy, capsys):
     def nudge(said):
         said["metrics"]["image_accuracy"]["value"] += 2e-13
 
     edit(job(copy) / "score.json", nudge)
+    (job(copy) / ".score.json.4711.part").write_text("{")  # of a process that was killed
     assert verified(copy, capsys)[0] == 0
 
 
@@ -101,6 +102,34 @@ def test_other_predictions_missing_and_strange_files(copy, capsys):
     assert "score.json is missing" in text and "notes.txt does not belong there" in text
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be scored" in verified(copy, capsys)[1]
+
+
+def test_one_damaged_job_does_not_hide_the_others(copy, capsys):
+    shutil.copytree(job(copy), job(copy).with_name("seed0_old"))
+    (job(copy) / "work/eval/trained_head/metrics.json").write_text("{")
+    (job(copy, 1) / "work/eval/trained_head/predictions.parquet").write_text("no table")
+    code, text = verified(copy, capsys)
+    assert code == 1 and "0 jobs verified, 3 damaged" in text
+    assert "job.json: seed is 0, expected 'seed0_old'" in text
+    assert text.count("trained_head: cannot be scored: ") == 2
+
+
+def test_a_job_is_scored_as_its_suite_says(copy, capsys):
+    """Forgiving rules with the numbers that they give, labels left out, and another split."""
+    rules = {"score_protocol": "relaxed_10s", "exclude": ["p1"]}
+    edit(job(copy) / "job.json", lambda said: said.update(rules, split="easy"))
+    again = jobs.numbers(
+        *(job(copy) / "predictions.parquet", "phase", "relaxed_10s"),
+        dataset="synthetic",
+        exclude=["p1"],
+    )
+    (job(copy) / "score.json").write_text(json.dumps(again))
+    edit(job(copy, 1) / "job.json", lambda said: said.update(tier="easy"))
+    code, text = verified(copy, capsys)
+    assert code == 1 and "0 jobs verified, 2 damaged" in text
+    assert "job.json: score_protocol is 'relaxed_10s', expected 'strict'" in text
+    assert "job.json: exclude is ['p1'], expected []" in text and "split is 'easy'" in text
+    assert "job.json: tier 'easy'; expected strict or release" in text
 
 
 def test_jobs_under_way_and_folders_of_something_else(copy, tmp_path, capsys):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_prep.sources.cholect50 import CLASSES  # noqa: E402
 from surgjax.benchmark import triplets  # noqa: E402
-from surgjax.benchmark.multi_label import average_precision  # noqa: E402
+from surgjax.benchmark.metrics import average_precision  # noqa: E402
 
 WORDS = triplets.vocabulary(CLASSES["triplet"])
 

@@ -5,6 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from surgjax.benchmark import comparison, predictions
+from surgjax.data import labelled
 from surgjax.data.clip import decode_clip
 from surgjax.data.plan import ClipShape
 from surgjax.data.store import open_store
@@ -45,6 +46,30 @@ def test_clips_are_centred_on_labelled_frames(store):
         assert phase["label"][at] == clips.label[i]
     gaps = np.diff(clips.t_ms)[np.diff(clips.rows["video"]) == 0]
     assert set(gaps) == {480, 520}  # half seconds in frames of 40 ms
+
+
+def test_a_second_starts_where_its_stored_frame_does():
+    rate = 30000 / 1001
+    t_ms, following = [], 0
+    for frame in range(round(rate * 120)):  # as frames are kept at 1 Hz, see data_prep/video.py
+        if frame / rate + 0.001 >= following:
+            t_ms.append(round(1000 * frame / rate))
+            following = int(frame / rate + 0.001) + 1
+    assert len(t_ms) == 120 and any(t % 1000 == 999 for t in t_ms)
+    video, t_ms = np.repeat([0, 1], 120), np.tile(t_ms, 2)
+    assert labelled.first_in_every(1.0, video, t_ms).all()
+    every_other = labelled.first_in_every(2.0, video, t_ms)
+    np.testing.assert_array_equal(np.flatnonzero(every_other), np.arange(0, 240, 2))
+
+
+def test_a_second_whose_first_frame_has_no_label_has_a_clip_of_another(store, monkeypatch):
+    opened = open_store(store)
+    labels = opened.labels("phase")
+    at = labels["t_ms"] % 1000 == 0
+    unknown = labels | {"label": np.where(at, -1, labels["label"])}
+    monkeypatch.setattr(type(opened), "labels", lambda *_: unknown)
+    clips = features.labelled_clips(opened, "phase", CLIP, every_s=1.0, split="official")
+    assert len(clips) == 6 * 12 and set(clips.t_ms % 1000) == {40}
 
 
 def test_a_clip_may_end_with_its_labelled_frame(store):
@@ -131,6 +156,8 @@ def test_neighbours_of_other_cases_only(store, tmp_path):
     def tell_video(video):  # features that single out each video of this store by its colours
         return np.concatenate([thumbnails(video)[:, :3], video.mean((1, 2, 3))], 1)
 
+    with pytest.raises(UserError, match="neighbours is 0; expected at least 1"):
+        knn.Evaluator(store=str(store), neighbours=0).run(model(), out=tmp_path, step=0)
     evaluator = knn.Evaluator(store=str(store), every_s=1.0, neighbours=1)
     evaluator.run(model(encode=tell_video), out=tmp_path, step=0)
     opened = open_store(store)

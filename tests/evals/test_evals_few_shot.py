@@ -134,6 +134,7 @@ def test_settings_of_each_way_to_count(films):
         ({"by": "cases"}, "expected videos, shots, share"),
         ({"sizes": "2,x"}, "'x'; expected whole"),
         ({"sizes": "0.5"}, "'0.5'; expected whole"),
+        ({"sizes": "inf"}, "'inf'; expected whole"),
         ({"by": "share", "sizes": "2"}, "expected shares"),
         ({"sizes": "9"}, "8 videos; expected at most"),
     ):

@@ -78,6 +78,8 @@ def test_other_weights_clips_crops_and_batches_are_made_anew(store, tmp_path):
     assert batches(clip=ClipShape(2, 2, 32)) == 6
     assert batches(clips=clips.where(np.arange(len(clips)) % 2 == 0)) == 3
     assert batches(own="") == batches(own="") == 6  # what has no name is not kept
+    with pytest.raises(UserError, match="batch_size is 0; expected at least 1"):
+        batches(batch_size=0)
     files = sorted(file.name for file in (tmp_path / "kept").iterdir())
     assert not any(name.endswith(".part") for name in files)
 

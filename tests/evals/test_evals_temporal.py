@@ -152,6 +152,8 @@ def test_numbers_stand_beside_the_same_head_on_a_random_encoder(store, tmp_path,
     [
         ({"head": "tcm"}, "head is 'tcm'.*did you mean 'tcn'"),
         ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"layers": 40}, "layers is 40; expected at most 16"),
+        ({"lr": float("nan")}, "lr is nan; expected a rate above 0"),
         ({"split": "mine"}, "no split 'mine'"),
         ({"anchor": "first"}, "first"),
     ],

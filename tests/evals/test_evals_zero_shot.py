@@ -203,7 +203,7 @@ def test_every_set_is_saved_beside_the_floors(store, tmp_path, capsys):
         (min(values.values()), max(values.values()))
     )
     assert scalars["gain_over_random"] == 0 and scalars["macro_f1"] == over["mean"]
-    assert saved["saw_test"] == "no" and prompt_scores.main_set(file) == "ours"
+    assert saved["saw_test"] == "no" and prompt_scores.main_set(["names", "ours"]) == "ours"
     assert "mean [range]" in capsys.readouterr().out
     with pytest.raises(UserError, match="needs an objective with a text tower"):
         Evaluator(store=str(store)).run(Model(encode=brightness, clip=CLIP), out=tmp_path, step=1)
@@ -231,5 +231,10 @@ def test_classes_can_be_left_out(store, tmp_path):
     table = predictions.read(tmp_path / "predictions.parquet")
     assert set(table.target) == {0, 1, 2} and table.classes == CLASSES
     assert "without Cleaning" in table["protocol"][0]
+    clips = labelled_clips(open_store(store), "phase", CLIP, every_s=1.0, split="official")
+    usual = np.bincount(clips.label[clips.split != "test"]).argmax()
+    ask(exclude=CLASSES[usual]).run(model, out=tmp_path, step=1)
+    floor = predictions.read(tmp_path / "predictions.parquet").of("majority")
+    assert usual not in floor.target and usual not in floor.pred
     with pytest.raises(UserError, match="exclude is 'Rinsing'; expected classes"):
         ask(exclude="Rinsing").run(model, out=tmp_path, step=1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from surgjax.benchmark import multi_label
+from surgjax.benchmark import metrics
 
 
 def made(n=300, classes=4, seed=0):
@@ -15,7 +15,7 @@ def made(n=300, classes=4, seed=0):
 def test_average_precision_is_scikit_learns():
     label, prob = made()
     label[5, 0] = np.nan
-    found = multi_label.average_precision(label, prob)
+    found = metrics.average_precision(label, prob)
     known = ~np.isnan(label[:, 0])
     assert found[0] == pytest.approx(average_precision_score(label[known, 0], prob[known, 0]))
     for i in (1, 2):
