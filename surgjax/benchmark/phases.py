@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Num, Shaped
 
-from surgjax.benchmark import metrics, segments, statistics
+from surgjax.benchmark import metrics, segments
 
 PROTOCOLS = ("strict", "relaxed_10s", "relaxed_10s_tmrnet")
 SHARES = ("precision", "recall", "jaccard", "f1")
@@ -187,30 +187,6 @@ def per_phase(counts: Counts, metric: str) -> Float[np.ndarray, "c"]:
     shares[true == 0] = np.nan
     known = ~np.isnan(shares)
     return metrics.ratio(np.where(known, shares, 0).sum(0), known.sum(0))
-
-
-def intervals(
-    counts: Counts, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> dict[str, statistics.Interval]:
-    """Each of METRICS with its interval from resampled videos, the same draws for all of them.
-
-    Resamples in which the metric is NaN, such as recall where no video shows a rare phase, are left
-    out of its interval.
-
-    Raises:
-      ValueError: no videos.
-    """
-    units = np.arange(len(counts.videos))
-    return {
-        metric: statistics.bootstrap(
-            units,
-            lambda rows, metric=metric: value(counts.of(rows), metric),
-            level=level,
-            resamples=resamples,
-            seed=seed,
-        )
-        for metric in METRICS
-    }
 
 
 def _rules(protocol: str, dataset: str | None, classes: int) -> tuple:

@@ -17,41 +17,29 @@ resampled videos; below 6 videos the videos' own values stand in its place.
 
 import argparse
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from surgjax.benchmark import (
-    boxes,
     calibration,
     floors,
+    measures,
     metrics,
     phases,
     predictions,
-    segments,
     statistics,
     triplets,
 )
+from surgjax.benchmark.measures import FRAMES, PROTOCOLS, RESAMPLES
 from surgjax.benchmark.predictions import Predictions
 from surgjax.benchmark.statistics import or_none
 from surgjax.errors import UserError, nearest
 from surgjax.verbs import between_commas
 
-FRAMES = dict.fromkeys(("phase", "step", "action"), phases.PROTOCOLS)
-PROTOCOLS = FRAMES | {
-    "tool": ("frame_map",),
-    "triplet": ("video_ap", "global_ap"),
-    "cvs": ("criteria_map", "surgvista_total"),
-    "skill": ("class", "spearman"),
-    "clip": ("acc1", "acc1_views"),
-    "box": ("miou",),
-}
-RESAMPLES = 1000
 MOST_NAMES = 10  # of classes in a line of text
-Metrics = dict[str, dict]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,15 +126,19 @@ def score(
     videos = len(set(table.of(first)["video_id"].tolist()))
     has_interval = videos >= statistics.FEWEST_VIDEOS
 
-    def numbers_of(name: str, resamples: int) -> tuple[Metrics, dict, dict]:
-        return _SCORERS[task](table.of(name), protocol, dataset, resamples)
+    def measured(name: str) -> dict[str, measures.Measure]:
+        return measures.every_measure(table.of(name), task, protocol, dataset=dataset)
 
     try:
-        numbers, per_class, beside = numbers_of(first, RESAMPLES if has_interval else 0)
+        numbers = {
+            name: one.as_metric(RESAMPLES if has_interval else 0)
+            for name, one in measured(first).items()
+        }
+        per_class, beside = _details(table.of(first), task, protocol, dataset)
         for other in table.models:
             if other != first:
-                main_metric, found = next(iter(numbers_of(other, 0)[0].items()))
-                beside.setdefault(f"{other}_{main_metric}", found["value"])
+                main_metric, found = next(iter(measured(other).items()))
+                beside.setdefault(f"{other}_{main_metric}", or_none(found.of_all()))
     except ValueError as error:
         raise UserError(f"{file}: {error}") from error
     return {
@@ -192,186 +184,6 @@ def as_text(result: Mapping) -> str:
     return "\n".join(lines)
 
 
-# --- tasks -------------------------------------------------------------------------------------
-
-
-def _frames(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    _one_class(table)
-    if protocol != "strict" and dataset is None:
-        raise ValueError(f"{protocol} needs --dataset: what is forgiven depends on it")
-    columns, classes = (table.target, table.pred, table["video_id"]), len(table.classes)
-    time = {} if protocol == "strict" else {"dataset": dataset, "t_ms": _times(table)}
-    counts = phases.count(*columns, classes, protocol=protocol, **time)
-    units = np.arange(len(counts.videos))
-    numbers = {
-        name: interval.as_metric(
-            {counts.videos[i]: phases.value(counts.of(units[i : i + 1]), name) for i in units}
-        )
-        for name, interval in phases.intervals(counts, resamples=resamples).items()
-    }
-    names, matrices = metrics.by_video(*columns, classes)
-    if protocol == "strict":
-        numbers["macro_f1_per_video"] = _mean_over_videos(
-            names, metrics.macro_f1(matrices), resamples
-        )
-    if protocol == "strict" and "t_ms" in table:
-        names, values = segments.by_video(*columns, t_ms=_times(table))
-        for name in ("edit", *(f"f1_{k}" for k in segments.OVERLAPS)):
-            numbers[name] = _mean_over_videos(names, values[name], resamples)
-    per_class = {
-        name: {m: or_none(phases.per_phase(counts, m)[i]) for m in phases.METRICS[2:]}
-        for i, name in enumerate(table.classes)
-    }
-    return numbers, per_class, _floors(table)
-
-
-def _several(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    """Average precision over all frames together (scikit-learn's, ties taken together)."""
-    _several_classes(table)
-    names, rows = _videos(table)
-
-    def mean(chosen: np.ndarray) -> float:
-        at = np.concatenate([rows[i] for i in chosen])
-        return metrics.mean_known(
-            metrics.average_precision(table.target[at], table.probabilities[at])
-        )
-
-    interval = statistics.bootstrap(np.arange(len(names)), mean, resamples=resamples)
-    alone = {name: mean(np.array([i])) for i, name in enumerate(names)}
-    each = metrics.average_precision(table.target, table.probabilities)
-    chance = floors.chance_average_precision(table.target)
-    per_class = {
-        name: {"ap": or_none(ap), "chance": or_none(low)}
-        for name, ap, low in zip(table.classes, each, chance, strict=True)
-    }
-    beside = {"chance_map": or_none(metrics.mean_known(chance))}
-    return {"map": interval.as_metric(alone)}, per_class, beside
-
-
-def _triplet(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    _several_classes(table)
-    words, video = triplets.vocabulary(table.classes), table["video_id"]
-    label, scores = table.target, table.probabilities.astype(np.float64)
-    names, each = triplets.video_average_precision(label, scores, video, words)
-    alone = {name: {k: v[i] for k, v in each.items()} for i, name in enumerate(names)}
-    alone = {name: triplets.mean_average_precision(ap, words) for name, ap in alone.items()}
-    draws = statistics.draws(len(names), resamples)
-    if protocol == "video_ap":
-        ap = {part: triplets.over_videos(values) for part, values in each.items()}
-        drawn = {part: triplets.over_videos(values[draws]) for part, values in each.items()}
-    else:
-        times = statistics.times_drawn(draws)
-        ap = triplets.global_average_precision(label, scores, words)
-        drawn = triplets.resampled_global_average_precision(label, scores, video, times, words)
-    values = triplets.mean_average_precision(ap, words)
-    resampled = triplets.mean_average_precision(drawn, words)
-    numbers = {
-        name: statistics.from_resamples(float(value), resampled[name], len(names)).as_metric(
-            {video: float(own[name]) for video, own in alone.items()}
-        )
-        for name, value in values.items()
-    }
-    for k in (5, 10, 20):
-        names, counts = triplets.top_k_counts(label, scores, video, k)
-        recall = statistics.bootstrap(counts, triplets.top_k_recall, resamples=resamples)
-        own = {name: triplets.top_k_recall(counts[i : i + 1]) for i, name in enumerate(names)}
-        numbers[f"top_{k}"] = recall.as_metric(own)
-    per_class = {
-        name: {"ap": or_none(value)} for name, value in zip(table.classes, ap["ivt"], strict=True)
-    }
-    chance = metrics.mean_known(floors.chance_average_precision(label))
-    return numbers, per_class, {"chance_ap_ivt": or_none(chance)}
-
-
-def _cvs(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    if protocol == "criteria_map":
-        return _several(table, protocol, dataset, resamples)
-    _one_class(table)
-    if "6" in table.classes:  # SurgVISTA drops the frames whose criteria sum to 6
-        top = table.classes.index("6")
-        table = table.where(table.target != top)
-    return _one_against_rest(table, protocol, dataset, resamples)
-
-
-def _one_against_rest(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    """Accuracies, and the mean over classes of the average precision of each against the others."""
-    onehot = np.eye(len(table.classes), dtype=np.float32)[table.target]
-    numbers, per_class, beside = _several(
-        replace(table, target=onehot), protocol, dataset, resamples
-    )
-    recalls = _recalls(table)
-    per_class = {name: recalls[name] | found for name, found in per_class.items()}
-    return _accuracy(table, resamples) | numbers, per_class, beside | _floors(table)
-
-
-def _clip(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    _one_class(table)
-    if protocol == "acc1_views":
-        table = mean_of_views(table)
-    return _one_against_rest(table, protocol, dataset, resamples)
-
-
-def _skill(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    if protocol == "class":
-        return _clip(table, protocol, dataset, resamples)
-    missing = [name for name in ("value", "target_value") if name not in table]
-    if missing:
-        raise ValueError(f"spearman needs the columns value and target_value; lacks {missing[0]}")
-    pairs = np.stack([table["value"], table["target_value"]], axis=1).astype(np.float64)
-    names, rows = _videos(table)
-
-    def correlation(chosen: np.ndarray) -> float:
-        return metrics.spearman(pairs[np.concatenate([rows[i] for i in chosen])])
-
-    interval = statistics.bootstrap(np.arange(len(names)), correlation, resamples=resamples)
-    return {"spearman": interval.as_metric(dict.fromkeys(names, math.nan))}, {}, {}
-
-
-def _box(
-    table: Predictions, protocol: str, dataset: str | None, resamples: int
-) -> tuple[Metrics, dict, dict]:
-    missing = [name for name in ("boxes", "target_boxes") if name not in table]
-    if missing:
-        raise ValueError(f"miou needs the columns boxes and target_boxes; lacks {missing[0]}")
-    names, rows = _videos(table)
-    overlap = boxes.iou_or_zero(table["target_boxes"], table["boxes"])
-    interval = statistics.bootstrap(
-        np.arange(len(names)),
-        lambda chosen: float(overlap[np.concatenate([rows[i] for i in chosen])].mean()),
-        resamples=resamples,
-    )
-    own = {name: float(overlap[at].mean()) for name, at in zip(names, rows, strict=True)}
-    return {"miou": interval.as_metric(own)}, {}, {}
-
-
-_SCORERS: dict[str, Callable] = {
-    **dict.fromkeys(FRAMES, _frames),
-    "tool": _several,
-    "triplet": _triplet,
-    "cvs": _cvs,
-    "skill": _skill,
-    "clip": _clip,
-    "box": _box,
-}
-
-
-# --- shared ------------------------------------------------------------------------------------
-
-
 def _of_setting(table: Predictions, setting: str | None, file: Path) -> Predictions:
     """The rows of one setting and draw."""
     if "setting" in table:
@@ -401,24 +213,46 @@ def without(table: Predictions, exclude: Sequence[str], file: Path) -> Predictio
     return table.where(~np.isin(table.target, [table.classes.index(name) for name in exclude]))
 
 
-def _accuracy(table: Predictions, resamples: int) -> Metrics:
-    """Those of metrics.ACCURACIES."""
-    names, counts = metrics.by_video(
-        table.target, table.pred, table["video_id"], len(table.classes)
-    )
-    numbers = {}
-    for name, statistic in metrics.ACCURACIES.items():
-        interval = statistics.bootstrap(counts, statistic, resamples=resamples)
-        own = {video: statistic(counts[i : i + 1]) for i, video in enumerate(names)}
-        numbers[name] = interval.as_metric(own)
-    return numbers
+# --- beside the metrics ------------------------------------------------------------------------
 
 
-def _recalls(table: Predictions) -> dict:
-    counts = metrics.confusion(table.target, table.pred, len(table.classes))
-    f1, recall = metrics.f1_per_class(counts), metrics.recall_per_class(counts)
+def _details(
+    table: Predictions, task: str, protocol: str, dataset: str | None
+) -> tuple[dict, dict]:
+    """(numbers of each class, floors)."""
+    if protocol in ("spearman", "miou"):
+        return {}, {}
+    table = measures.counted(table, protocol)
+    if task in FRAMES:
+        counts = measures.frame_counts(table, protocol, dataset)
+        shares = {name: phases.per_phase(counts, name) for name in phases.METRICS[2:]}
+        return _by_class(table, shares), _floors(table)
+    one_class = table.target.ndim == 1
+    label = table.target
+    if one_class:
+        label = np.eye(len(table.classes), dtype=np.float32)[label]
+    chance = floors.chance_average_precision(label)
+    mean_chance = or_none(metrics.mean_known(chance))
+    if protocol == "video_ap":
+        columns = label, table.probabilities, table["video_id"]
+        _, each = triplets.video_average_precision(*columns, triplets.vocabulary(table.classes))
+        ap = triplets.over_videos(each["ivt"])
+    else:
+        ap = metrics.average_precision(label, table.probabilities)
+    if task == "triplet":
+        return _by_class(table, {"ap": ap}), {"chance_ap_ivt": mean_chance}
+    values, beside = {"ap": ap, "chance": chance}, {"chance_map": mean_chance}
+    if one_class:
+        matrix = metrics.confusion(table.target, table.pred, len(table.classes))
+        recall, f1 = metrics.recall_per_class(matrix), metrics.f1_per_class(matrix)
+        values = {"recall": recall, "f1": f1} | values
+        beside |= _floors(table)
+    return _by_class(table, values), beside
+
+
+def _by_class(table: Predictions, values: Mapping[str, Float[np.ndarray, "c"]]) -> dict:
     return {
-        name: {"recall": or_none(recall[i]), "f1": or_none(f1[i])}
+        name: {metric: or_none(each[i]) for metric, each in values.items()}
         for i, name in enumerate(table.classes)
     }
 
@@ -436,45 +270,3 @@ def _floors(table: Predictions) -> dict:
         "collapsed": calibration.collapsed(pooled),
         "ece_15": or_none(float(calibration.expected_calibration_error(sums.sum(0)))),
     }
-
-
-def mean_of_views(table: Predictions) -> Predictions:
-    """A row a clip, with the mean probabilities of its views."""
-    if "clip_id" not in table:
-        raise ValueError("acc1_views needs the column clip_id, which the views of a clip share")
-    keys = np.char.add(
-        np.char.add(table["video_id"].astype(str), "\0"), table["clip_id"].astype(str)
-    )
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    if (table.target != table.target[first][which]).any():
-        raise ValueError("the views of a clip have different targets")
-    sums = np.zeros((len(first), len(table.classes)))
-    np.add.at(sums, which, table.probabilities)
-    merged = table.where(first)
-    return replace(merged, probabilities=(sums / np.bincount(which)[:, None]).astype(np.float32))
-
-
-def _mean_over_videos(names: list[str], values: np.ndarray, resamples: int) -> dict:
-    interval = statistics.bootstrap(values, metrics.mean_known, resamples=resamples)
-    return interval.as_metric(dict(zip(names, values.tolist(), strict=True)))
-
-
-def _videos(table: Predictions) -> tuple[list[str], list[np.ndarray]]:
-    names, which = np.unique(table["video_id"], return_inverse=True)
-    return names.tolist(), [np.flatnonzero(which == i) for i in range(len(names))]
-
-
-def _times(table: Predictions) -> np.ndarray:
-    if "t_ms" not in table:
-        raise ValueError("the column t_ms is missing; expected the time of each frame")
-    return table["t_ms"]
-
-
-def _one_class(table: Predictions) -> None:
-    if table.target.ndim > 1:
-        raise ValueError("target is a list; expected one class number a row")
-
-
-def _several_classes(table: Predictions) -> None:
-    if table.target.ndim == 1:
-        raise ValueError("target is one class; expected a list of 1, 0 and NaN a row")

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tier", default="strict", help="strict (default) or release")
     parser.add_argument("--protocol", help="only this one, as linear_probe")
     parser.add_argument("--metric", help="this one in place of the paper's, as f1_pooled")
-    parser.add_argument("--format", choices=FORMATS, help="default: as --out ends, else markdown")
+    parser.add_argument("--format", choices=FORMATS, help="default: as --out ends, or markdown")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: the screen")
 
 
@@ -91,10 +91,9 @@ def main(args: argparse.Namespace) -> int:
     """Returns 0; raises UserError."""
     from surgjax.benchmark import table_formats  # which builds on this module
 
+    form = _format(args.format, args.out)
     suite = suites.load(args.suite, args.tier)
     tables = build(results.read(args.results), suite, protocol=args.protocol, metric=args.metric)
-    ends = {suffix: name for name, suffix in FORMATS.items()}
-    form = args.format or ends.get(args.out.suffix if args.out else "", "markdown")
     text = getattr(table_formats, form)(tables)
     if args.out is None:
         print(text, end="")
@@ -184,6 +183,22 @@ def cell(
     said = interval.as_metric({})
     low, high = said["ci95"] or (None, None)
     return Cell(interval.value, low, high, marks)
+
+
+def _format(asked: str | None, out: Path | None) -> str:
+    """One of FORMATS. Raises UserError: `out` is a folder, or ends as none of them and none is
+    asked for."""
+    if out is None:
+        return asked or "markdown"
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; give a file, as {out / 'table.md'}")
+    ends = {suffix: name for name, suffix in FORMATS.items()}
+    if asked is None and out.suffix not in ends:
+        raise UserError(
+            f"--out {out} ends in {out.suffix or 'no suffix'}; expected one of "
+            f"{', '.join(ends)}, or give --format"
+        )
+    return asked or ends[out.suffix]
 
 
 def _as_scored(suite: Suite, jobs: Sequence[Job]) -> Suite:

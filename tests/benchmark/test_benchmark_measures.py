@@ -1,4 +1,5 @@
-"""A metric of chosen videos is what `score` says of them; over seeds, what a plain loop says."""
+"""A metric of chosen videos is that of a file with these alone; over seeds, what a plain loop
+says."""
 
 import numpy as np
 import pytest
@@ -7,12 +8,14 @@ from surgjax.benchmark import measures, predictions, score, statistics
 
 PHASES = [f"phase{i}" for i in range(7)]
 TRIPLETS = [f"{i},{v},{t}" for i in ("hook", "clipper") for v in ("cut", "null_verb") for t in "ab"]
+VALUES = ("probabilities", "target")
 CASES = {
     ("phase", "strict"): PHASES,
     ("phase", "relaxed_10s"): PHASES,
     ("phase", "relaxed_10s_tmrnet"): PHASES,
     ("clip", "acc1"): PHASES,
     ("clip", "acc1_views"): PHASES,
+    ("skill", "class"): PHASES,
     ("skill", "spearman"): PHASES,
     ("cvs", "surgvista_total"): [str(i) for i in range(7)],
     ("cvs", "criteria_map"): ["C1", "C2", "C3"],
@@ -57,12 +60,33 @@ def test_all_metrics_of_score_with_their_intervals(tmp_path, monkeypatch, task, 
     monkeypatch.setattr(score, "RESAMPLES", 40)
     said = score.score(tmp_path / "p.parquet", task, protocol, dataset="cholec80")["metrics"]
     assert said
+    assert list(said) == list(measures.every_measure(table, task, protocol, dataset="cholec80"))
     for metric, found in said.items():
         measured = measures.measure(table, task, protocol, metric, dataset="cholec80")
         assert measured.of_all() == pytest.approx(found["value"], nan_ok=True), metric
         interval = measures.over_seeds([measured], resamples=40)
         assert [interval.low, interval.high] == pytest.approx(found["ci95"]), metric
-        assert measured.by_video().shape == (6,)
+
+
+@pytest.mark.parametrize("task, protocol", CASES)
+def test_chosen_videos_are_a_file_with_these_alone(tmp_path, task, protocol):
+    several = task in ("tool", "triplet") or protocol == "criteria_map"
+    table = made(tmp_path / "p.parquet", CASES[task, protocol], several=several)
+    chosen, copies = np.array([4, 0, 0, 2]), []
+    for copy, video in enumerate(chosen):
+        part = table.where(table["video_id"] == f"v{video}")
+        part.columns["video_id"] = np.full(len(part), f"copy{copy}")
+        copies.append(part)
+    columns = {name: np.concatenate([part[name] for part in copies]) for name in table.columns}
+    values = [np.concatenate([getattr(part, name) for part in copies]) for name in VALUES]
+    alone = predictions.Predictions(table.classes, *values, columns)
+    own = measures.every_measure(alone, task, protocol, dataset="cholec80")
+    for metric, one in measures.every_measure(table, task, protocol, dataset="cholec80").items():
+        assert one.value(chosen) == pytest.approx(own[metric].of_all(), nan_ok=True), metric
+        singles = [own[metric].value(np.array([i])) for i in range(4)]
+        if metric == "spearman":
+            singles = [np.nan] * 4  # one case has no correlation
+        assert one.by_video()[chosen] == pytest.approx(singles, nan_ok=True), metric
 
 
 def test_over_seeds_is_the_mean_and_draws_videos_and_seeds(tmp_path):

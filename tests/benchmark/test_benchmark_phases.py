@@ -243,21 +243,6 @@ def test_resampled_counts_are_the_counts_of_the_resampled_frames(protocol):
     assert found.videos == ["video04", "video00", "video00", "video02"]
 
 
-def test_intervals_hold_the_values_and_narrow_with_more_videos():
-    few, many = (
-        phases.intervals(
-            phases.count(*made(5, 4, videos=videos), 4, protocol="strict"), resamples=200
-        )
-        for videos in (9, 36)
-    )
-    assert list(few) == list(phases.METRICS)
-    for metric in phases.METRICS:
-        assert few[metric].low <= few[metric].value <= few[metric].high
-        assert few[metric].videos == 9 and few[metric].reliable
-    widths = [x["image_accuracy"].high - x["image_accuracy"].low for x in (few, many)]
-    assert 0 < widths[1] < widths[0]
-
-
 def test_no_frames_are_undefined():
     nothing = np.zeros(0, np.int64)
     counts = phases.count(nothing, nothing, nothing, 3, protocol="strict")

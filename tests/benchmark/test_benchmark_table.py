@@ -314,6 +314,23 @@ def test_the_command_writes_equal_files(out, tmp_path, capsys):
         assert str(out) not in (tmp_path / name).read_text()
     assert (tmp_path / "t.md").read_text() == printed
     assert (tmp_path / "t.tex").read_text().startswith("% surgrec16")
+    text = tmp_path / "t.txt"
+    assert main([*arguments, "--out", str(text), "--format", "csv"]) == 0
+    assert text.read_text() == (tmp_path / "t.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, more, match",
+    [
+        ("", ["--format", "csv"], "is a folder; give a file, as .*table.md"),
+        ("t.docx", [], r"ends in \.docx; expected one of \.md, \.tex, \.csv, \.html"),
+        ("tables", [], "ends in no suffix; expected .* or give --format"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_first(out, tmp_path, name, more, match):
+    with pytest.raises(UserError, match=match):
+        main(["table", str(out), "--suite", "surgrec16", "--out", str(tmp_path / name), *more])
+    assert not list(tmp_path.iterdir())
 
 
 def test_few_shot_learning_has_a_column_a_setting(out, tmp_path):
