@@ -27,7 +27,8 @@ from surgjax.evals.features import LabelledClips, in_words, labelled_clips
 from surgjax.evals.linear_probe import FIXED, MIN_CASES, choice_in_words, parts_of, probe
 from surgjax.evals.model import Model
 
-SIZES = {"videos": "1,2,4,8,16,all", "shots": "1,2,4,8,16", "share": "0.125,0.25,1"}
+SHARES = "selfsupsurg"
+SIZES = {"videos": "1,2,4,8,16,all", "shots": "1,2,4,8,16", SHARES: "0.125,0.25,1"}
 FEW, DRAWS_OF_FEW = 2, 10  # so small sets differ much: as many draws at least
 
 
@@ -39,7 +40,7 @@ class Evaluator:
       store: folder of a store with labels.
       task: a one_of_n or multi_label task of it.
       split: name of a split with train and test cases, perhaps val.
-      by: "videos", "shots" (clips a class) or "share" (of the training videos).
+      by: "videos", "shots" (clips a class) or "selfsupsurg" (shares of the training videos).
       sizes: with commas, "all" being all training videos; empty: those of SIZES.
       draws: of each size; at least DRAWS_OF_FEW of one and two videos or shots. Sets of videos
         differ, so all videos are drawn once.
@@ -85,7 +86,7 @@ class Evaluator:
         if not parts["val"].any():
             choice += f", {FIXED:g} with fewer than {MIN_CASES}"
         protocol = (
-            f"linear probe from few {self.by}, {choice}, "
+            f"linear probe from few {'videos' if self.by == SHARES else self.by}, {choice}, "
             f"{in_words(self.unit, self.segments, self.every_s, self.anchor)}, seed {self.seed}"
         )
         blocks = []
@@ -129,10 +130,10 @@ class Evaluator:
             size = self._size(text.strip(), len(videos))
             if self.by == "videos" and size > len(videos):
                 continue  # no more than all
-            count = size if self.by != "share" else max(1, round(size * len(videos)))
-            is_few = self.by != "share" and count <= FEW
+            count = size if self.by != SHARES else max(1, round(size * len(videos)))
+            is_few = self.by != SHARES and count <= FEW
             number = max(self.draws, DRAWS_OF_FEW) if is_few else self.draws
-            name = f"{100 * size:g} %" if self.by == "share" else f"{count:g} {self.by}"
+            name = f"{100 * size:g} %" if self.by == SHARES else f"{count:g} {self.by}"
             name = name if count != 1 else name.removesuffix("s")
             if self.by == "shots":
                 made[name] = [
@@ -155,8 +156,8 @@ class Evaluator:
         except ValueError:
             size = 0.0
         size = size if math.isfinite(size) else 0.0
-        if not (0 < size <= 1 if self.by == "share" else size >= 1 and size == int(size)):
-            wanted = "shares from above 0 to 1" if self.by == "share" else "whole numbers from 1"
+        if not (0 < size <= 1 if self.by == SHARES else size >= 1 and size == int(size)):
+            wanted = "shares from above 0 to 1" if self.by == SHARES else "whole numbers from 1"
             raise UserError(f"sizes={self.sizes!r} has {text!r}; expected {wanted}, with commas")
         return size
 

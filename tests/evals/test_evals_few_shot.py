@@ -123,7 +123,7 @@ def test_settings_of_each_way_to_count(films):
         "8 videos": 1,
     }
     assert all(videos(mask) == 4 and (mask <= train).all() for mask in by_videos["4 videos"])
-    share = settings(by="share")
+    share = settings(by="selfsupsurg")
     assert {n: len(d) for n, d in share.items()} == {"12.5 %": 5, "25 %": 5, "100 %": 1}
     assert [videos(mask) for mask in share["25 %"]] == [2] * 5
     shots = settings(by="shots", sizes="1,4", draws=3)
@@ -131,11 +131,11 @@ def test_settings_of_each_way_to_count(films):
     for mask in shots["4 shots"]:
         assert np.bincount(clips.label[mask]).tolist() == [4, 4] and (mask <= train).all()
     for wrong, word in (
-        ({"by": "cases"}, "expected videos, shots, share"),
+        ({"by": "cases"}, "expected videos, shots, selfsupsurg"),
         ({"sizes": "2,x"}, "'x'; expected whole"),
         ({"sizes": "0.5"}, "'0.5'; expected whole"),
         ({"sizes": "inf"}, "'inf'; expected whole"),
-        ({"by": "share", "sizes": "2"}, "expected shares"),
+        ({"by": "selfsupsurg", "sizes": "2"}, "expected shares"),
         ({"sizes": "9"}, "8 videos; expected at most"),
     ):
         with pytest.raises(UserError, match=word):
