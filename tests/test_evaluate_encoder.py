@@ -221,6 +221,7 @@ def test_a_public_classifier_is_probed_and_tested(store, tmp_path):
 
 @pytest.mark.torch
 def test_equal_weights_with_other_heads_are_another_encoder(tmp_path):
+    pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     tiny_videomae(transformers, "VideoMAEModel").save_pretrained(tmp_path)
     file = tmp_path / "config.json"
