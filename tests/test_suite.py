@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from runs import users_environment
 
-from surgjax.benchmark import vectors
+from surgjax.benchmark import results, vectors
 from surgjax.data.store import open_store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +91,7 @@ def test_a_suite_is_run_stopped_continued_tabled_verified_and_compared(
     assert kept and not list(out.glob("**/job.json"))
 
     process = start(*command)
-    log = out / "mae/synthetic_phase/phase/knn/seed0/work/log.txt"
+    log = out / "mae/synthetic_phase/phase/knn/seed0" / results.WORK / "log.txt"
     while not log.is_file():  # while the second job runs
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)

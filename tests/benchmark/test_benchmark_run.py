@@ -11,7 +11,7 @@ import pytest
 from finished_jobs import CLASSES, made
 
 from surgjax import config, evaluate
-from surgjax.benchmark import few_shot, jobs, predictions, score, suites, vectors
+from surgjax.benchmark import few_shot, jobs, predictions, results, score, suites, vectors
 from surgjax.benchmark.__main__ import main
 from surgjax.benchmark.weights import Weights, open_weights
 from surgjax.data.store import open_store
@@ -167,7 +167,8 @@ def test_one_failure_does_not_stop_the_rest(store, features, tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("failed with exit code 2") == 2
     assert "| error: the features lack" in text and "0 of 2 jobs are finished" in text
-    log = tmp_path / "out/half/synthetic_tool/tool/linear_probe/seed0/work/log.txt"
+    job = tmp_path / "out/half/synthetic_tool/tool/linear_probe/seed0"
+    log = job / results.WORK / "log.txt"
     assert "error: the features lack" in log.read_text()
 
 
