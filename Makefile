@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PyTorch is optional: the tests that compare with it are skipped where it is missing (make TORCH=).
 TORCH ?= $(shell $(PYTHON) -c 'import sys; print("torch==2.13.0" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo test install lint clean
+.PHONY: demo test test-faults install lint clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,10 @@ demo: install
 
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-faults: $(VENV)/.tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "faults and not slow" --ignore=tests/faults tests
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff format --check .

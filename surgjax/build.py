@@ -43,9 +43,11 @@ from surgjax.state import (
     subtree,
     unflatten,
 )
+from surgjax.testing import spoilt
 from surgjax.words import Words, open_words
 
 log = logging.getLogger("surgjax")
+VOID = 256  # added to a stop flag; more than any exit code
 TEACHER_STREAM = 1  # folded into the seed's key, so that a random teacher is no copy of the student
 
 
@@ -320,7 +322,8 @@ def make_step(
     """The compiled step, (state, batch, stop, teacher params) -> (state, scalars); donates state.
 
     `stop` (devices,) int32 carries each process's wish to stop; the scalar "stop" is their maximum,
-    so all processes agree without a collective of its own. `teacher` defines a frozen network;
+    so all processes agree without a collective of its own. A process that has no batch adds VOID to
+    it, and the step changes nothing. `teacher` defines a frozen network;
     with `ema_of` the averaged sub-tree teaches.
     """
     optimizer, accumulation = learner.optimizer, cfg.accumulation
@@ -348,6 +351,7 @@ def make_step(
             value, scalars, grads = embed_in_parts(made, state.params, batch, accumulation, rng)
         else:
             value, scalars, grads = accumulate(gradient, state.params, batch, accumulation)
+        value = spoilt(value, state.step)
         params, opt_state, more = optimizer.update(
             grads, state.opt_state, state.params, state.step, value
         )
@@ -358,8 +362,10 @@ def make_step(
             new = lerp(ema, subtree(join(params, state.frozen), learner.ema_of), momentum)
             moved = more["skipped_in_a_row"] == 0
             ema = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, ema)
-        state = TrainState(state.step + 1, params, state.frozen, opt_state, ema)
-        return state, scalars | more | {"stop": stop.max()}
+        stop = stop.max()
+        changed = TrainState(state.step + 1, params, state.frozen, opt_state, ema)
+        state = jax.tree.map(lambda new, old: jnp.where(stop < VOID, new, old), changed, state)
+        return state, scalars | more | {"stop": stop}
 
     def on_its_mesh(*arguments):
         with on_mesh(mesh):

@@ -84,6 +84,7 @@ def defaults() -> ConfigDict:
     cfg.checkpoint.keep_every = 0  # and those whose step it divides
     cfg.log = ConfigDict()
     cfg.log.every = 50
+    cfg.log.watchdog_s = 1800.0  # seconds without a step after which a run is ended; 0: never
     cfg.log.wandb = ""  # Weights & Biases project that mirrors metrics.jsonl
     cfg.mesh = ConfigDict()
     cfg.mesh.data = -1  # -1: all devices left

@@ -11,10 +11,13 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
 DAMAGE, USER, REQUEUE, INTERRUPTED = 1, 2, 75, 130
+MOST = 2000  # characters of an error
+LEAVE_S = 5.0  # that threads of a process which was asked to stop may take to end
 
 
 class UserError(Exception):
@@ -31,6 +34,15 @@ class Stopped(Exception):
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
+
+
+def line_of(error: Exception) -> str:
+    """What the error says, on one line of at most MOST characters that can be printed: a file of
+    somebody else may have put in what is long, or moves a terminal's cursor."""
+    line = " ".join(str(error).split())
+    if len(line) > MOST:
+        line = f"{line[: MOST * 3 // 4]} ... {line[-MOST // 5 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def nearest(word: str, known: object, cutoff: float = 0.6) -> str:
@@ -51,6 +63,12 @@ def _unraisable(unraisable: object) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def _leave_within(seconds: float, code: int) -> None:
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main` and leave the process with its exit code; a UserError prints one line.
 
@@ -62,11 +80,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except UserError as error:
         if os.environ.get("SURGJAX_DEBUG") == "1":
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {line_of(error)}", file=sys.stderr)
         code = USER
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
         code = stop.code
+        _leave_within(LEAVE_S, code)  # a reader that hangs must not hold what is saved and closed
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         code = INTERRUPTED

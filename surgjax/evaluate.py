@@ -35,6 +35,7 @@ from surgjax.errors import Stopped, UserError
 from surgjax.preemption import StopSignal
 from surgjax.sharding import to_host
 from surgjax.state import Params, TrainState, flatten, join, rebuild, split, with_average
+from surgjax.testing import fault
 from surgjax.words import words_of
 from surgjax.writers import Metrics, RunFolder
 
@@ -58,6 +59,7 @@ class Evaluators:
       tokenizer: of objectives with a text tower.
       kept: folder where features outlive a stop; None while training.
       about: of the weights, for metrics.json.
+      moved: called with the step whenever an evaluation gets further.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class Evaluators:
         tokenizer: Tokenizer | None = None,
         kept: Path | None = None,
         about: Mapping[str, Any] | None = None,
+        moved: Callable[[int], None] = lambda step: None,
     ):
+        self._moved, self._step = moved, 0
         self._tokenizer, self._kept, self._about = tokenizer, kept, about or {}
         self._network = config.to_dict(cfg.objective) | config.to_dict(cfg.encoder)
         self._learner, self._clip, self._used_cases = learner, clip, used_cases
@@ -114,11 +118,9 @@ class Evaluators:
         self, state: TrainState, step: int, metrics: Metrics | None, *, only: set[str]
     ) -> dict[str, float]:
         """Run the named evaluations on rank 0 and log their scalars; all processes must call it."""
-        if not only:
-            return {}
         params = join(state.params, state.frozen)
         params = to_host(with_average(params, state.ema, self._learner.ema_of))
-        if metrics is None:
+        if metrics is None or not only:
             return {}
         return self.run_params(params, step, metrics, only=only)
 
@@ -128,6 +130,7 @@ class Evaluators:
         """The same from parameters on the host."""
         from surgjax.evals.model import Model
 
+        self._step = step
         if self._random is None:
             key = jax.random.key(self._seed + 1)  # never the key the run itself started from
             draw = build.jit_once(lambda key: split(self._learner.fresh(key))[1])
@@ -194,6 +197,8 @@ class Evaluators:
         return jax.tree.map(np.asarray, function(params, argument))
 
     def _go_on(self) -> None:
+        self._moved(self._step)
+        fault("evaluation", self._step)
         if self._signal.code:
             raise Stopped("evaluation interrupted", self._signal.code)
 

@@ -5,8 +5,14 @@ Install after jax.distributed.initialize: JAX's own preemption service replaces 
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from surgjax.errors import INTERRUPTED, REQUEUE
+
+
+class Waited(Exception):
+    """A stop was asked for while waiting for something that may never come."""
 
 
 class StopSignal:
@@ -18,6 +24,7 @@ class StopSignal:
 
     def __init__(self):
         self.code = 0
+        self._is_waiting = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -29,8 +36,22 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A stop, earlier or now, ends this block with `Waited`."""
+        self._is_waiting = True
+        try:
+            if self.code:
+                raise Waited
+            yield
+        finally:
+            self._is_waiting = False
+
     def note(self, number: int, frame: object) -> None:
         """The handler."""
         if number == signal.SIGINT and self.code:
             os._exit(INTERRUPTED)  # a save in progress is never completed, so never trusted
         self.code = self.code or (REQUEUE if number == signal.SIGTERM else INTERRUPTED)
+        if self._is_waiting:
+            self._is_waiting = False
+            raise Waited

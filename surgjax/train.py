@@ -15,17 +15,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from surgjax import build, config, evaluate
+from surgjax import build, config, evaluate, testing
 from surgjax.checkpoint import Checkpoints, read_frozen, write_frozen
 from surgjax.complete import complete
 from surgjax.data.loader import train_batches
 from surgjax.errors import INTERRUPTED, Stopped, UserError
-from surgjax.files import write_whole
-from surgjax.preemption import StopSignal
+from surgjax.multihost import check_shared, together
+from surgjax.preemption import StopSignal, Waited
 from surgjax.progress import Meter, line
 from surgjax.sharding import batch_sharding, host_rows, make_mesh, put_batch
 from surgjax.state import TrainState, flatten, unflatten
 from surgjax.testing import fault
+from surgjax.watchdog import Goodput, Watchdog
 from surgjax.writers import Metrics, RunFolder
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -40,34 +41,50 @@ def train(cfg: ConfigDict, workdir: Path, *, strict: bool = False) -> TrainState
     Returns the final state. Raises UserError for the user's mistakes and Stopped after SIGTERM or
     Ctrl-C, with everything saved.
     """
+    testing.check()
     config.check(cfg)
     cfg = complete(cfg)
-    run = RunFolder(workdir) if jax.process_index() == 0 else None
+    check_shared(workdir)
+    run = RunFolder(workdir)
+    goodput = Goodput()
+    status = "failed"
     try:
         with StopSignal() as signal, ExitStack() as closing:
-            state = _train(cfg, workdir, run, signal, strict, closing)
+            stacks = workdir / f"stacks-{jax.process_index()}.txt"
+            watchdog = Watchdog(
+                cfg.log.watchdog_s, stacks, goodput, lambda why: run.status(f"failed: {why}")
+            )
+            closing.callback(watchdog.close)
+            state = _train(cfg, run, signal, goodput, watchdog, strict, closing)
         status = "done"
         return state
     except Stopped as stop:
         status = "interrupted" if stop.code == INTERRUPTED else "preempted"
         raise
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        status = _failure(error)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(_out_of_memory(cfg, error)) from error
+        raise
     except BaseException as error:
-        status = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        status = _failure(error)
         raise
     finally:
-        if run is not None:
-            run.status(status)
-            run.close()
+        log.info(goodput.line())
+        run.status(status)
+        run.close()
 
 
 def _train(
     cfg: ConfigDict,
-    workdir: Path,
-    run: RunFolder | None,
+    run: RunFolder,
     signal: StopSignal,
+    goodput: Goodput,
+    watchdog: Watchdog,
     strict: bool,
     closing: ExitStack,
 ) -> TrainState:
+    workdir = run.path
     mesh = make_mesh(**config.to_dict(cfg.mesh))
     first_row, end_row = host_rows(mesh, cfg.batch_size)
     if cfg.batch_size % (cfg.accumulation * mesh.devices.size):
@@ -81,18 +98,17 @@ def _train(
     data = build.open_data(cfg)
     _print_leakage(data.leakage, cfg.data.held_out)
 
+    goodput.enter("restore")
     checkpoints = Checkpoints(
         workdir / "checkpoints", cfg.checkpoint.keep, cfg.checkpoint.keep_every
     )
     closing.callback(checkpoints.close)
-    if run is not None:
-        _claim(run, cfg)
+    _claim(run, cfg)
     start = checkpoints.newest_whole(strict)
     if start is None:
         start = 0
         state, provenance = build.init_state(learner, cfg, abstract)
-        if run is not None:
-            write_frozen(workdir, state.frozen)
+        write_frozen(workdir, state.frozen)
     else:
         state, meta = checkpoints.restore(start, abstract)
         _refuse_other_files(meta, teacher, data)
@@ -101,29 +117,48 @@ def _train(
         log.info("restored step %d of %s", start, workdir)
         if data.words is not None:
             data.words.refuse_others(workdir)
-    if run is not None and data.words is not None:
-        data.words.keep(workdir)
+    goodput.enter("start")
+    if data.words is not None:
+        data.words.keep(run)
     taught_by = teacher.provenance if teacher else None
     meta = build.describe(cfg, data, provenance, taught_by, learner.ema_of)
     last = min(cfg.total_steps, cfg.stop_at_step or cfg.total_steps)
     metrics = None
-    if run is not None:
-        run.status("running")
+    if run.writes:
         metrics = Metrics(workdir, start, cfg.log.wandb, config.to_dict(cfg))
         closing.callback(metrics.close)
     meter = Meter(cfg.batch_size, learner.flops_per_clip, start, last)
     closing.callback(meter.close)
     step_fn = build.make_step(learner, cfg, mesh, abstract, teacher.module if teacher else None)
     teacher_params = teacher.params if teacher else None
+
+    def moved(step: int) -> None:
+        watchdog.beat()
+        run.beat(f"step {step} of {last}, {goodput.part}")
+
     evaluators = evaluate.Evaluators(
         *(cfg, learner, data.clip, meta["used_cases"], workdir, signal),
         tokenizer=data.words.tokenizer if data.words else None,
+        moved=moved,
     )
-    stop_flags = _StopFlags(mesh, signal)
-    before: dict[str, jax.Array] | None = None
 
-    if start and metrics is not None and not signal.code:
-        evaluators.run(state, start, metrics, only=evaluators.due(start, last) - metrics.evaluated)
+    def evaluate_now(names: set[str], step: int) -> None:
+        """On process 0, while the others wait; a stop ends it and is heeded at the next step."""
+        goodput.enter("evaluation")
+        moved(step)
+        evaluators.run(state, step, metrics, only=names)
+        if not run.writes:
+            watchdog.pause()
+        together("evaluation")
+        moved(step)
+
+    stop_flags = _StopFlags(mesh, signal)
+    before: dict[str, jax.Array] = {}
+    saved = start
+    moved(start)
+
+    if start and (due := evaluators.due(start, last)):  # at a start from what was already saved
+        evaluate_now(due - metrics.evaluated if metrics is not None else due, start)
     batches = train_batches(
         data.plan,
         data.plan.stores,
@@ -138,36 +173,60 @@ def _train(
     )
     closing.callback(batches.close)
     for step in range(start + 1, last + 1):  # `step` is the state's step after the update
+        goodput.enter("data wait")
+        has_batch = True
+        try:
+            with signal.waiting():
+                fault("data", step)
+                batch, stats = next(batches)
+        except Waited:  # for this batch it may wait for ever; the step is made void
+            batch, has_batch = batches.blank(), False
+        goodput.enter("steps" if step > start + 1 else "compile")
         fault("before_step", step)
-        batch, stats = next(batches)
+        if step == start + 1:
+            fault("compile", step)
         state, scalars = step_fn(
-            state, put_batch(mesh, batch, cfg.batch_size), stop_flags.put(), teacher_params
+            state,
+            put_batch(mesh, batch, cfg.batch_size),
+            stop_flags.put(has_batch),
+            teacher_params,
         )
-        meter.add(stats)
-        # The flags of the step before: all processes read the same, and one step stays in flight.
-        code = _agreed_code(before, step, checkpoints) if before is not None else 0
+        goodput.enter("steps")
+        if has_batch:
+            meter.add(stats)
+        # All processes read the same flags: this step's where its numbers are needed, else those of
+        # the step before, so that one step stays in flight.
+        due = evaluators.due(step, last)
+        is_logged = step % cfg.log.every == 0 or step in (start + 1, last)
+        is_saved = step % cfg.checkpoint.every == 0 or step == last
+        code, is_void = _agreed(scalars if is_logged or is_saved or due else before, checkpoints)
         before = scalars
+        if code:
+            step = int(state.step)  # void steps do not count
+        moved(step)
 
-        if metrics is not None and (step % cfg.log.every == 0 or step in (start + 1, last)):
+        if metrics is not None and is_logged and not is_void:
             values = {k: float(v) for k, v in scalars.items() if k != "stop"}
-            values |= meter.read(step)
+            values |= meter.read(step) | {"goodput_percent": goodput.percent()["steps"]}
             metrics.write(step, values)
             log.info(line(step, last, values))
             meter.warn(step, values)
             meter.restart(step)
-        if step % cfg.checkpoint.every == 0 or step == last or code:
+        goodput.enter("save")
+        if (is_saved or code) and step != saved:
             checkpoints.save(state, step, meta | {"step": step})
-            fault("inside_save", step)
+            saved = step
         checkpoints.poll()
         fault("after_step", step)
         if code:
             checkpoints.wait()
             raise Stopped(f"stopped at step {step}, saved in {workdir}", code)
-        due = evaluators.due(step, last)
         if due:
-            evaluators.run(state, step, metrics, only=due)
+            evaluate_now(due, step)
             meter.restart(step)
+    goodput.enter("save")
     checkpoints.wait()
+    together("end")
     log.info("done: %d steps, %s", last, workdir)
     return state
 
@@ -181,22 +240,40 @@ class _StopFlags:
         local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
         self._local = local
 
-    def put(self) -> jax.Array:
-        flags = np.full(self._local, self._signal.code, np.int32)
+    def put(self, has_batch: bool) -> jax.Array:
+        flag = self._signal.code + (0 if has_batch else build.VOID)
+        flags = np.full(self._local, flag, np.int32)
         return jax.make_array_from_process_local_data(self._sharding, flags, (self._devices,))
 
 
-def _agreed_code(before: dict[str, jax.Array], step: int, checkpoints: Checkpoints) -> int:
-    skipped = int(before["skipped_in_a_row"])
+def _agreed(scalars: dict[str, jax.Array], checkpoints: Checkpoints) -> tuple[int, bool]:
+    """(code to leave with or 0, whether the step was void), the same on all processes."""
+    skipped = int(scalars["skipped_in_a_row"])
     if skipped >= MAX_SKIPPED_IN_A_ROW:
         checkpoints.wait()
         whole = checkpoints.steps()
         raise UserError(
-            f"{skipped} updates in a row had a loss or gradient that is not finite, up to step "
-            f"{step - 1}; newest checkpoint: {whole[-1] if whole else 'none'}; lower "
-            f"optim.peak_lr or set optim.clip_norm and start again"
+            f"{skipped} updates in a row had a loss or gradient that is not finite; newest "
+            f"checkpoint: {whole[-1] if whole else 'none'}; lower optim.peak_lr or set "
+            f"optim.clip_norm and start again"
         )
-    return int(before["stop"])
+    flags = int(scalars["stop"])
+    return flags % build.VOID, flags >= build.VOID
+
+
+def _failure(error: BaseException) -> str:
+    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _out_of_memory(cfg: ConfigDict, error: Exception) -> str:
+    first = " ".join(str(error).split())[:160] or "MemoryError"
+    clips = cfg.batch_size // cfg.accumulation
+    return (
+        f"out of memory with {clips} clips a micro-batch on {jax.device_count()} devices "
+        f"({first}); raise accumulation (now {cfg.accumulation}), set encoder.remat (now "
+        f"{cfg.encoder.remat}), raise mesh.fsdp (now {cfg.mesh.fsdp}) or lower batch_size; --plan "
+        f"says what fits"
+    )
 
 
 def _claim(run: RunFolder, cfg: ConfigDict) -> None:
@@ -204,7 +281,7 @@ def _claim(run: RunFolder, cfg: ConfigDict) -> None:
     file, new = run.path / "config.json", config.to_dict(cfg)
     if file.is_file() and Checkpoints(run.path / "checkpoints").steps():
         config.refuse_changes(json.loads(file.read_text()), new, str(run.path))
-    write_whole(file, json.dumps(new, indent=2) + "\n")
+    run.write("config.json", json.dumps(new, indent=2) + "\n")
 
 
 def _refuse_other_files(

@@ -12,8 +12,8 @@ from typing import Any
 
 from surgjax.data.tokenizers import FILES, Tokenizer, load, word_pieces, write_word_pieces
 from surgjax.errors import UserError
-from surgjax.files import whole
 from surgjax.models.text import LEGACY_EOS, family_of
+from surgjax.writers import RunFolder
 
 FOLDER = "tokenizer"  # of a run
 FROM_CAPTIONS = "captions"  # in place of a path
@@ -27,11 +27,10 @@ class Words:
     tokenizer: Tokenizer
     files: Mapping[str, bytes]
 
-    def keep(self, run: Path) -> None:
+    def keep(self, run: RunFolder) -> None:
         """Write the files into a run."""
         for name, content in self.files.items():
-            with whole(run / FOLDER / name) as part:
-                part.write_bytes(content)
+            run.write(f"{FOLDER}/{name}", content)
 
     def refuse_others(self, run: Path) -> None:
         """Raise UserError where a run that is continued has read its captions otherwise."""

@@ -3,6 +3,7 @@
 TensorBoard (through CLU) and Weights & Biases mirror metrics.jsonl. Only rank 0 writes.
 """
 
+import datetime
 import fcntl
 import hashlib
 import importlib.util
@@ -10,47 +11,94 @@ import json
 import logging
 import math
 import sys
+import time
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from surgjax.errors import UserError
-from surgjax.files import write_whole
+from surgjax.files import whole, write_whole
+from surgjax.testing import fault
+
+BEAT_S = 15  # between two renewals of STATUS
 
 log = logging.getLogger("surgjax")
 
 
 class RunFolder:
-    """The folder of one run, held by one process at a time.
+    """The folder of one run, held by one job at a time; process 0 of the job alone writes to it.
 
-    Raises UserError when another process holds it.
+    Raises UserError when another job holds it, or it cannot be written to.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(path / ".lock", "w")
+        self.writes = jax.process_index() == 0
+        self._lock = self._handler = None
+        self._next_beat = 0.0
+        if not self.writes:
+            return
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(path / ".lock", "w")
+            self._handler = logging.FileHandler(path / "train.log")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock.close()
+            self.close()
             raise UserError(
                 f"{path} is in use by another process; wait for it or use another --workdir"
             ) from None
-        self._handler = logging.FileHandler(path / "train.log")
+        self._handler.handleError = lambda record: None  # a full disk; stderr has the line
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
 
+    def write(self, name: str, content: str | bytes) -> None:
+        """A file that appears whole."""
+        if self.writes:
+            with _writing(self.path), whole(self.path / name) as part:
+                part.write_bytes(content.encode() if isinstance(content, str) else content)
+
     def status(self, text: str) -> None:
-        """STATUS: running | done | failed: <reason> | preempted | interrupted."""
-        write_whole(self.path / "STATUS", f"{text}\n")
+        """STATUS: running: ... | done | failed: <reason> | preempted | interrupted."""
+        self.write("STATUS", f"{text}\n")
+
+    def beat(self, text: str) -> None:
+        """STATUS says what a run is doing and when it last moved, renewed every BEAT_S at most."""
+        now = time.monotonic()
+        if not self.writes or now < self._next_beat:
+            return
+        self._next_beat = now + BEAT_S
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        try:
+            self.status(f"running: {text}, {at}")
+        except (OSError, UserError) as error:  # training must not stop for this
+            self._next_beat = math.inf
+            log.warning("STATUS is no longer renewed: %s", error)
 
     def close(self) -> None:
-        log.removeHandler(self._handler)
-        self._handler.close()
-        self._lock.close()
+        if self._handler is not None:
+            log.removeHandler(self._handler)
+            self._handler.close()
+        if self._lock is not None:
+            self._lock.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Makes what a full disk or a folder of others raises one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {path}: {error.strerror or error}; free space, or give a --workdir "
+            f"that is a folder of yours"
+        ) from error
 
 
 class Metrics:
@@ -73,14 +121,18 @@ class Metrics:
             self.evaluated = _evaluated(kept, restored_step)
         self._wandb = _wandb_run(wandb, run, config) if wandb else None
         self._tensorboard = tensorboard_writer(run / "tensorboard")
-        self._stream = open(self.file, "a")
+        self._unwritten: list[str] = []
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """One line {"step", name: value, ...}; a mirror that fails is dropped with one warning."""
+        """One line {"step", name: value, ...}.
+
+        A mirror that fails is dropped with one warning; lines that cannot be written to
+        metrics.jsonl are kept and written with a later one.
+        """
         values = {name: float(value) for name, value in scalars.items()}
         finite = {k: v if math.isfinite(v) else repr(v) for k, v in values.items()}
-        self._stream.write(json.dumps({"step": step, **finite}) + "\n")
-        self._stream.flush()
+        self._unwritten.append(json.dumps({"step": step, **finite}) + "\n")
+        self._flush(step)
         for name in ("_tensorboard", "_wandb"):
             try:
                 if name == "_tensorboard" and self._tensorboard is not None:
@@ -91,8 +143,28 @@ class Metrics:
                 log.warning("%s mirror stopped: %s", name[1:], error)
                 setattr(self, name, None)
 
+    def _flush(self, step: int) -> None:
+        was_failing = len(self._unwritten) > 1
+        try:
+            fault("metrics", step)
+            with self.file.open("ab") as file:
+                end = file.tell()
+                try:
+                    file.write("".join(self._unwritten).encode())
+                    file.flush()
+                except OSError:
+                    file.truncate(end)  # half a line would spoil the next
+                    raise
+            self._unwritten.clear()
+        except OSError as error:
+            if not was_failing:
+                log.warning("%s cannot be written, tried again later: %s", self.file, error)
+
     def close(self) -> None:
-        self._stream.close()
+        if self._unwritten:
+            self._flush(0)
+        if self._unwritten:
+            log.error("%d lines of %s are lost", len(self._unwritten), self.file)
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:

@@ -1,5 +1,8 @@
 """Exit codes and one-line messages."""
 
+import subprocess
+import sys
+
 import pytest
 
 from surgjax import multihost
@@ -15,15 +18,30 @@ from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError, nearest, ru
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_every_way_out_has_its_code_and_no_traceback(error, code, capsys):
+def test_every_way_out_has_its_code_and_no_traceback(error, code, capsys, monkeypatch):
     def main():
         raise error
 
+    monkeypatch.setattr("surgjax.errors.LEAVE_S", 3600.0)  # these are the tests' own process
     with pytest.raises(SystemExit) as leave:
         run(main)
     assert leave.value.code == code
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and "Traceback" not in printed
+
+
+def test_a_reader_that_hangs_does_not_hold_who_was_stopped():
+    program = """
+import threading, time
+from surgjax import errors
+def main():
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    raise errors.Stopped("saved", errors.REQUEUE)
+errors.LEAVE_S = 0.2
+errors.run(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
+    assert ended.returncode == REQUEUE
 
 
 def test_success_and_damage_are_what_main_returns():

@@ -85,6 +85,7 @@ def test_three_steps_and_three_more_are_six_bit_for_bit(store, straight, tmp_pat
 def test_a_signal_saves_and_the_run_goes_on_exactly(
     store, straight, tmp_path, monkeypatch, action, code
 ):
+    monkeypatch.setenv("SURGJAX_TESTING", "1")
     monkeypatch.setenv("SURGJAX_FAULT", f"before_step:{action}:3")
     with pytest.raises(Stopped) as stop:
         train(tiny(store, checkpoint__every=100), tmp_path)

@@ -18,6 +18,7 @@ from surgjax.data.plan import ClipShape, Plan
 from surgjax.data.store import Store
 from surgjax.data.transforms import MULTISCALE, Augmentation
 from surgjax.errors import UserError
+from surgjax.testing import fault
 
 PREFETCH = 16  # elements ahead, fewer where they are large
 PREFETCH_BYTES = 4 << 30
@@ -121,6 +122,13 @@ class TrainBatches:
             self._group = None
         return batch, stats
 
+    def blank(self) -> dict[str, np.ndarray]:
+        """The batch that comes next, its video black: in place of one that cannot be waited for."""
+        group, j = divmod(self._step, self._work.plan.clips_per_window)
+        rows = self._work.plan.group_rows(group)[j, self._work.rows]
+        made = {"index": rows["index"], **self._work.plan.extras(rows)}
+        return {"video": np.zeros(self._work.shape[1:], np.uint8), **made}
+
     def close(self) -> None:
         """End the threads or processes; the iterator is finished afterwards."""
         source, self._source, self._group = self._source, None, None
@@ -161,6 +169,7 @@ class _LoadGroup:
         return (self.plan.clips_per_window, size, shape.frames, shape.size, shape.size, 3)
 
     def __call__(self, group: int) -> dict:
+        fault("loader_item", int(group))
         rows = self.plan.group_rows(int(group))[:, self.rows]
         video, read = np.empty(self.shape, np.uint8), rows.copy()
         repeats = self.plan.repeats

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from surgjax.benchmark import comparison, metrics, pictures, predictions, ribbons
+from surgjax.benchmark import comparison, metrics, predictions
 from surgjax.benchmark.vectors import Vectors
 from surgjax.data.store import Store
 from surgjax.data.transforms import CENTRE, Augmentation
@@ -148,6 +148,9 @@ def finish(
     about = dict(name=name, protocol=protocol, out=out, step=step)
     result = write_metrics(model, store, tested, details | comparison.compare(file), **about)
     if tested.kind == "one_of_n":
+        # Here, because every start of a training run loads this module, and matplotlib is slow.
+        from surgjax.benchmark import pictures, ribbons
+
         pictures.save(pictures.plot_floors(result), out / "floors.png")
         figure, _ = ribbons.plot_ribbons(predictions.read(file))
         pictures.save(figure, out / "ribbons.png")

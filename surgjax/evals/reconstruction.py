@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from surgjax.benchmark import pictures
 from surgjax.data.clip import decode_clip
 from surgjax.data.leakage import usable_videos
 from surgjax.data.plan import ROW, ClipShape
@@ -41,6 +40,8 @@ class Evaluator:
         Raises:
           UserError: the model reconstructs nothing, or no video is long enough.
         """
+        from surgjax.benchmark import pictures  # matplotlib, which a start of a run does not need
+
         if model.reconstruct is None:
             raise UserError("this model reconstructs nothing; leave evals.reconstruction out")
         store = open_store(self.store)

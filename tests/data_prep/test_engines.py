@@ -326,7 +326,7 @@ def test_a_killed_task_takes_its_workers_along_and_is_continued(long, tmp_path):
     assert make.contents(out) == whole
 
 
-@pytest.mark.fault
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(6))
 def test_tasks_killed_at_random_moments(videos, undisturbed, tmp_path, seed):
     rng, out = random.Random(seed), tmp_path / "s"
@@ -352,7 +352,7 @@ def test_tasks_killed_at_random_moments(videos, undisturbed, tmp_path, seed):
     assert make.contents(out) == undisturbed
 
 
-@pytest.mark.fault
+@pytest.mark.faults
 def test_killed_before_any_file_appears(videos, undisturbed, tmp_path):
     out, count = tmp_path / "s", 0
     while not (out / "store.json").exists():

@@ -237,7 +237,7 @@ def counted(function, calls):
     return call
 
 
-@pytest.mark.fault
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_process_continues(tmp_path, workers):
     for i in range(4):
