@@ -1,4 +1,5 @@
 # Two commands for a fresh clone: make demo, make test. PYTHON=python3.12 picks another interpreter.
+# Both install requirements.lock, whose versions and digests are what is tested.
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
@@ -10,14 +11,13 @@ TORCH ?= $(shell $(PYTHON) -c 'import sys; print("torch==2.13.0" * (sys.version_
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed; make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check pytest pytest-xdist beartype ruff yt-dlp
 	$(if $(TORCH),-$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH))
 	touch $@
 

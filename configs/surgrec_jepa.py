@@ -12,7 +12,7 @@ Variants:
   :reference  masks by the rule of the published programs, which cut off the end of the clip
   :vjepa1     the schedules of V-JEPA (arXiv 2404.08471): decay, average and length
   :demo       a tiny network on 96-pixel clips: minutes on two CPU cores, any native-rate store
-  :one_gpu    the same global batch on one 24 GB GPU, by accumulation
+  :one_gpu    the same global batch on one 80 GB GPU, by accumulation
 """
 
 from surgjax.config import defaults

@@ -42,7 +42,7 @@ def get_config(variant: str = ""):
     cfg.evals.reconstruction = dict(every=2_000, store="")
 
     if variant == "one_gpu":
-        cfg.accumulation = 16
+        cfg.accumulation = 32
     elif variant == "demo":
         cfg.encoder.size = "T"
         cfg.objective.decoder_depth = 2

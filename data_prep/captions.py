@@ -18,8 +18,9 @@ from types import ModuleType
 import pyarrow.parquet as pq
 
 from data_prep import tables
+from data_prep.media import Unreadable
 from data_prep.sources import Found, read_rows
-from data_prep.video import Header, Unreadable
+from data_prep.video import Header
 from surgjax.data.record import LEVELS
 from surgjax.data.store import Store
 from surgjax.errors import UserError, nearest

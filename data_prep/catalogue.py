@@ -15,6 +15,7 @@ import json
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ MAX_ADDRESS = 2000  # characters
 MAX_ROW = 2**20  # characters of a line, bytes of a value
 MAGIC = b"SQLite format 3\0"
 EXPECTED = "SurgLaVi's SQLite file, or csv or jsonl with video_id and youtube_id or url"
+MAX_SECONDS = 600.0  # of computing with a file
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MAX_ROW,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 10**5,  # the text of a table's definition too
+    sqlite3.SQLITE_LIMIT_COLUMN: 200,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 50,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
 # What reading takes; anything else (writing, attaching, extensions) is refused by SQLite itself.
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
@@ -134,8 +145,10 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(address, uri=True)) as database:  # loads no extensions
             database.row_factory = sqlite3.Row
-            database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_ROW)
-            database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+            for limit, value in LIMITS.items():
+                database.setlimit(limit, value)
+            end = time.thread_time() + MAX_SECONDS
+            database.set_progress_handler(lambda: time.thread_time() > end, 100_000)
             if sys.version_info >= (3, 12):
                 database.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
             database.execute("PRAGMA trusted_schema = OFF")
@@ -145,12 +158,16 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             (sound,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if sound != "ok":
                 raise sqlite3.DatabaseError(f"the file is damaged, {sound}")
-            database.set_authorizer(
-                lambda action, *_: sqlite3.SQLITE_OK if action in READING else sqlite3.SQLITE_DENY
-            )
+            database.set_authorizer(_authorize)
             yield database
     except sqlite3.Error as error:
         raise UserError(f"{path.name}: {error}; expected {EXPECTED}; get the file again") from error
+
+
+def _authorize(action: int, *about: str | None) -> int:
+    """Reading of tables; the last word is the view or trigger that asks, which none may."""
+    allowed = action in READING and about[-1] is None
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def check_url(url: str) -> str:
@@ -160,18 +177,24 @@ def check_url(url: str) -> str:
       ValueError: it is no plain http or https address.
     """
     url = url.replace(" ", "%20")  # as people write the names of their own files
+    shown = repr(without_login(url)[:80])
     if len(url) > MAX_ADDRESS or not url.isprintable() or re.search(r"[\s\\]", url):
-        raise ValueError(f"url {url[:80]!r} is no address")
+        raise ValueError(f"url {shown} is no address")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"url {url[:80]!r} is no address ({error})") from error
+        raise ValueError(f"url {shown} is no address") from error
     if parts.scheme.lower() not in ("http", "https") or not host:
-        raise ValueError(f"url {url[:80]!r}: expected http:// or https:// and a host")
+        raise ValueError(f"url {shown}: expected http:// or https:// and a host")
     if parts.username is not None:
         raise ValueError("url holds a login; remove it and use --cookies")
     return urldefrag(url).url
+
+
+def without_login(text: str) -> str:
+    """A text in which no address shows a login: the words between // and @ are ***."""
+    return re.sub(r"(?<=//)[^/?#@\s]*(?:@[^/?#@\s]*)*(?=@)", "***", text)
 
 
 def _entry(row: dict[str, object]) -> Entry | None:

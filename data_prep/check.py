@@ -12,21 +12,21 @@ import random
 import re
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep import captions, names, sources, tables
+from data_prep import captions, guarded, names, sources, tables
+from data_prep.media import Unreadable, suffix
 from data_prep.options import (
     add_codec_arguments,
     add_source_arguments,
     settings_of,
     source_of,
 )
-from data_prep.plan import PROBE_THREADS, Settings, expected_frames, size_on_disk
+from data_prep.plan import Settings, expected_frames, size_on_disk
 from data_prep.recordings import some
 from data_prep.shards import show_size
 from data_prep.sources import Found, Video
-from data_prep.video import Header, Unreadable, probe, stored_size, suffix
+from data_prep.video import Header, stored_size
 from surgjax.errors import DAMAGE, UserError
 
 HEADER_SECONDS = 15  # for headers
@@ -130,20 +130,9 @@ def layout_report(root: Path) -> str:
 
 def sample_headers(videos: list[Video], seconds: float) -> dict[Video, Header | Unreadable]:
     """Headers of as many videos as can be read in `seconds`, in random order (always the same)."""
-    end = time.monotonic() + seconds
-
-    def one(video: Video) -> tuple[Video, Header | Unreadable] | None:
-        if time.monotonic() > end:
-            return None
-        try:
-            return video, probe(video.path, video.frames_fps, video.frames_pattern)
-        except Unreadable as error:
-            return video, error
-
     order = random.Random(0).sample(videos, len(videos))
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        read = dict(result for result in pool.map(one, order) if result)
-    return {video: read[video] for video in videos if video in read}
+    read = dict(zip(order, guarded.headers(order, seconds), strict=True))
+    return {video: read[video] for video in videos if read[video] is not None}
 
 
 def _telling_names(name: str, found: Found) -> list[str]:

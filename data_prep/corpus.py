@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data_prep.clips import CLIPS
 from data_prep.inspect import seconds_of
 from surgjax.data.store import Store
+from surgjax.data.tables import read_table
 from surgjax.errors import UserError
 
 DIMENSIONS = {  # heading -> column of videos.parquet
@@ -131,8 +130,8 @@ def _clips_of(store: Store) -> np.ndarray:
     if not path.is_file():
         return np.full(len(store), np.nan)
     try:
-        named = pq.read_table(path, columns=["video_id"])["video_id"]
-    except (OSError, KeyError, pa.ArrowException) as error:
+        named = read_table(path, {"video_id": "string"})["video_id"]
+    except ValueError as error:
         raise UserError(
             f"{path} cannot be read ({error}); run `python -m data_prep verify {store.path}`"
         ) from error

@@ -19,7 +19,10 @@ from data_prep import review
 from data_prep.review import PRIVACY, QUALITY, read_findings
 from data_prep.video import Box, Frame
 from surgjax.errors import UserError
+from surgjax.files import parse_json
+from surgjax.inside import inside
 
+TABLES = {"videos.csv", "spans.csv", "boxes.csv"}
 END = 10**12  # milliseconds: no recording is as long
 LEFT_OUT = "left out"  # why a video of which nothing is stored is in quarantine
 Span = tuple[int, int]
@@ -113,7 +116,7 @@ def read(qc: Path, crop: bool = False, cover_text: bool = False) -> dict[str, De
 
 def check_source(qc: Path, source: str, about: dict) -> None:
     """Raise UserError where `qc` looked at other recordings than a command line means."""
-    meta = json.loads((qc / "qc.json").read_text(encoding="utf-8"))
+    meta = _finished(qc)
     then, now = (
         (name, words.get("frames_fps", 1))
         for name, words in ((meta["source"], meta["about"]), (source, about))
@@ -171,17 +174,27 @@ def _ms(span: Iterable[int]) -> dict[str, int | None]:
 
 def check_tables(qc: Path) -> None:
     """Raise UserError where a table is gone or was edited: what it hides would be stored."""
-    try:
-        tables = json.loads((qc / "qc.json").read_text(encoding="utf-8"))["tables"]
-    except (OSError, ValueError, LookupError) as error:
-        raise UserError(f"{qc / 'qc.json'} is damaged; scan into another folder") from error
-    for name, expected in tables.items():
-        path = qc / name
+    for name, expected in _finished(qc)["tables"].items():
+        path = inside(qc, name, "qc.json")
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
             raise UserError(
                 f"{path} is not what `python -m data_prep qc` wrote; edit {review.FILE} only, and "
                 f"scan into another folder"
             )
+
+
+def _finished(qc: Path) -> dict:
+    """qc.json, with the digest of every table that is read here. Raises UserError for damage."""
+    try:
+        meta = parse_json((qc / "qc.json").read_text(encoding="utf-8"))
+        rate = meta["about"].get("frames_fps", 1)
+        is_sound = meta["tables"].keys() >= TABLES and isinstance(meta["source"], str)
+        is_sound &= isinstance(rate, int | float)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        is_sound = False
+    if not is_sound:
+        raise UserError(f"{qc / 'qc.json'} is damaged; scan into another folder")
+    return meta
 
 
 def _box(row: dict[str, str]) -> Box | None:

@@ -26,8 +26,8 @@ from pathlib import Path
 from data_prep import catalogue, fetching, jobs
 from data_prep.catalogue import Entry
 from data_prep.fetching import Failed, Pace, Wanted
+from data_prep.media import VIDEO_SUFFIXES
 from data_prep.shards import show_size
-from data_prep.video import VIDEO_SUFFIXES
 from surgjax.errors import REQUEUE, Stopped, UserError, nearest
 
 PARTIAL = ".partial"

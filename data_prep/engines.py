@@ -5,6 +5,7 @@ depend on the engine, on the number of workers, or on how often they were stoppe
 """
 
 import itertools
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -19,7 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from data_prep import parts
+from data_prep import limits, parts
+from data_prep.guarded import FROM_OUTSIDE, broken_down
+from data_prep.limits import DECODING, Limits
 from surgjax.errors import REQUEUE, Stopped, UserError
 from surgjax.files import write_whole
 
@@ -27,10 +30,16 @@ ENGINES = ("local", "slurm", "beam")
 SBATCH = "sbatch --array=0-31 launch/slurm/prep.sbatch --root DIR --out STORE"
 
 
-def local(jobs: list[dict], workers: int | None, progress: Callable[[int], None]) -> None:
+def local(
+    jobs: list[dict],
+    workers: int | None,
+    progress: Callable[[int], None],
+    within: Limits = DECODING,
+) -> None:
     """Do all jobs; in this process when `workers` is None. `progress` hears the frames so far.
 
-    A decoder that takes its process down costs its video, never the run.
+    A decoder that takes its process down, or reaches a limit of it, costs its video, never the run.
+    This process has no limits.
 
     Raises:
       UserError: the disk is full, or a worker was killed from outside.
@@ -46,7 +55,10 @@ def local(jobs: list[dict], workers: int | None, progress: Callable[[int], None]
     counter = context.Value("q", 0)
     team = []
     try:
-        team += (_Worker(context, counter) for _ in range(min(workers, len(jobs))))
+        team += (
+            _Worker(context, counter, jobs[0]["threads"], within)
+            for _ in range(min(workers, len(jobs)))
+        )
         while waiting or any(worker.job for worker in team):
             for worker in team:
                 if worker.job is None and waiting:
@@ -56,7 +68,7 @@ def local(jobs: list[dict], workers: int | None, progress: Callable[[int], None]
                 worker = busy[connection]
                 if not worker.finish():
                     waiting.append(worker.job)
-                    team[team.index(worker)] = _Worker(context, counter)
+                    team[team.index(worker)] = _Worker(context, counter, jobs[0]["threads"], within)
             progress(counter.value)
     finally:
         for worker in team:
@@ -207,9 +219,11 @@ def _beam_part(job: dict) -> None:
 class _Worker:
     """A process that does one part after another."""
 
-    def __init__(self, context, counter):
+    def __init__(self, context, counter, threads: int, within: Limits):
+        self.within = within
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, counter), daemon=True)
+        about = (theirs, counter, threads, within)
+        self.process = context.Process(target=_serve, args=about, daemon=True)
         self.process.start()
         theirs.close()
         self.job: dict | None = None
@@ -225,7 +239,7 @@ class _Worker:
             error = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            _blame(self.job, self.process.exitcode)
+            _blame(self.job, self.process.exitcode, self.within)
             return False
         self.job = None
         if error is not None:
@@ -233,7 +247,8 @@ class _Worker:
         return True
 
 
-def _serve(connection, counter) -> None:
+def _serve(connection, counter, threads: int, within: Limits) -> None:
+    limits.limit_this_process(within, threads)
     # Ctrl-C, and SLURM's SIGTERM, reach the parent too, which ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -264,14 +279,15 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _blame(job: dict, code: int) -> None:
+def _blame(job: dict, code: int, within: Limits) -> None:
+    """Notes which video broke its process down, and how, for `parts.write_part`."""
     stem = Path(job["out"]) / f"{job['part']:05d}"
     now, crashed = stem.with_suffix(".now"), stem.with_suffix(".crashed")
-    before = crashed.read_text(encoding="utf-8").split("\n") if crashed.exists() else []
+    before = json.loads(crashed.read_text(encoding="utf-8")) if crashed.exists() else {}
     video = now.read_text(encoding="utf-8") if now.exists() else None
-    if code in (-signal.SIGKILL, -signal.SIGTERM) or video is None or video in before:
+    if code in FROM_OUTSIDE or video is None or video in before:
         raise UserError(
             f"a worker was ended from outside (exit code {code}), perhaps for lack of memory; run "
             f"the same command again to continue, with fewer --workers"
         )
-    write_whole(crashed, "\n".join([*before, video]))
+    write_whole(crashed, json.dumps({**before, video: broken_down(code, within).args}))

@@ -17,17 +17,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import av
-
-from data_prep import video
-from data_prep.catalogue import Entry
+from data_prep import arrived, guarded
+from data_prep.catalogue import Entry, without_login
 from data_prep.jobs import KINDS
+from data_prep.media import VIDEO_SUFFIXES, Unreadable
+from data_prep.video import Header
 from surgjax.errors import UserError
 
 INSTALL = 'pip install "yt-dlp[default]>=2026.10.26" deno'
 SITES = ["youtube", "generic", "html5"]  # the last two: any page with a video, or a direct link
 AUDIO = "m4a"
-STEP_SECONDS = 2.0  # of the end that has to decode
 DETAIL = 200  # characters
 MAX_PAGE = 64 * 2**20  # bytes of a page, which is read into memory
 SOCKET_EVENTS = ("socket.connect", "socket.sendto", "socket.sendmsg")
@@ -89,7 +88,7 @@ class Fetched:
 
     path: Path
     audio: Path | None
-    header: video.Header
+    header: Header
     licence: str
 
 
@@ -170,17 +169,15 @@ def fetch(
     return Fetched(paths[0], paths[1] if len(paths) > 1 else None, header, licence)
 
 
-def check_file(path: Path) -> video.Header:
+def check_file(path: Path) -> Header:
     """The header of a video whose beginning, middle and end decode.
 
     Raises:
       Failed: refused, no video or damaged; the file is gone then.
     """
     try:
-        header = video.probe(path)
-        _check_frames(path, header)
-        return header
-    except video.Unreadable as error:
+        return guarded.result(arrived.whole_video, path)
+    except Unreadable as error:
         path.unlink(missing_ok=True)
         kind = error.reason if error.reason in ("refused", "no video") else "damaged"
         raise Failed(kind, f"{error.reason}, {error.detail}") from None
@@ -354,7 +351,7 @@ def _choose(formats: list[dict], wanted: Wanted, messages: _Messages) -> list[di
     videos = [
         form
         for form in direct
-        if form.get("vcodec") != "none" and form.get("ext") in video.VIDEO_SUFFIXES
+        if form.get("vcodec") != "none" and form.get("ext") in VIDEO_SUFFIXES
     ]
     if not videos:
         if messages.javascript_missing:
@@ -446,6 +443,7 @@ def _clean(text: str, secrets: list[str]) -> str:
     """One printable line without secrets, queries of addresses and advice about yt-dlp."""
     for secret in secrets:
         text = text.replace(secret, "***")
+    text = without_login(text)
     text = re.sub(r"(https?://[^\s?#'\"]*)[?#][^\s'\"]*", r"\1", text)
     text = re.sub(r"^(ERROR: )?(\[[\w:]+\] )?([\w.-]+: )?", "", text, count=1)
     text = text.removeprefix("[download] Got error: ")
@@ -454,47 +452,9 @@ def _clean(text: str, secrets: list[str]) -> str:
     return text[:DETAIL]
 
 
-def _check_frames(path: Path, header: video.Header) -> None:
-    """Decodes a frame at the beginning and the middle, and everything near the end."""
-    end = max(0.0, header.seconds - STEP_SECONDS)
-    try:
-        with _opened(path) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.options = {"max_pixels": str(video.MAX_PIXELS)}
-            start = (container.start_time or 0) / av.time_base
-            for seconds in (0.0, header.seconds / 2):
-                _seek(container, start + seconds)
-                if next(container.decode(stream), None) is None:
-                    raise video.Unreadable("damaged", f"nothing decodes at {seconds:.1f} seconds")
-            _seek(container, start + end)
-            last = None
-            for frame in container.decode(stream):
-                last = frame.time if frame.time is not None else last
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        words = getattr(error, "strerror", None) or type(error).__name__
-        raise video.Unreadable("damaged", words) from error
-    if end and (last is None or last - start < end - max(STEP_SECONDS, 0.05 * header.seconds)):
-        reached = 0.0 if last is None else last - start
-        raise video.Unreadable(
-            "truncated", f"ends after {reached:.1f} of {header.seconds:.1f} seconds"
-        )
-
-
 def _check_sound(path: Path) -> None:
     try:
-        with _opened(path) as container:
-            if not container.streams.audio or next(container.decode(audio=0), None) is None:
-                raise ValueError("no sound decodes")
-    except (OSError, ValueError, av.error.FFmpegError) as error:
+        guarded.result(arrived.check_sound, path)
+    except Unreadable as error:
         path.unlink(missing_ok=True)
-        raise Failed("damaged", f"the sound, {type(error).__name__}") from None
-
-
-def _opened(path: Path) -> av.container.InputContainer:
-    allowed = ",".join(sorted(av.formats_available - video.REFUSED_FORMATS))
-    options = {"protocol_whitelist": "file", "format_whitelist": allowed}
-    return av.open(f"file:{path}", options=options, **video.LENIENT)
-
-
-def _seek(container, seconds: float) -> None:
-    container.seek(int(seconds * av.time_base))
+        raise Failed("damaged", f"the sound, {error.detail}") from None

@@ -17,20 +17,17 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from data_prep import media
+from data_prep.media import Unreadable
 from data_prep.video import (
-    MAX_PIXELS,
     Scaler,
     Seen,
     Still,
-    Unreadable,
     kept_frames,
     list_images,
-    open_file,
     probe,
     read_image,
-    short_error,
     stored_size,
-    video_stream,
 )
 
 SHORT_SIDE = 240  # pixels: an overlay's letters, 24 of 1080 lines, are still 5 high
@@ -105,6 +102,8 @@ def read_samples(
         source = _from_file(path, step, max_gap, found)
     try:
         for seconds, image in source:
+            if seconds > media.MAX_SECONDS:
+                raise Unreadable("refused", f"longer than {media.MAX_SECONDS // 3600} hours")
             if seconds > SHORT and seconds - found.seconds[-1] < every - 0.001:
                 continue  # longer than its header says
             if found.jpegs and image.shape != shape:  # changed within the file
@@ -112,8 +111,10 @@ def read_samples(
             shape = image.shape
             found.seconds.append(round(seconds, 3))
             found.jpegs.append(simplejpeg.encode_jpeg(image, QUALITY, "RGB", "444"))
+    except MemoryError as error:
+        raise media.too_large() from error
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable("not readable", short_error(error)) from error
+        raise Unreadable("not readable", media.short_error(error)) from error
     if not found.jpegs:
         raise Unreadable("no frames", "nothing could be decoded")
     if (shape[1] > shape[0]) != (found.width > found.height):
@@ -192,10 +193,10 @@ def _filled(
 
 def _first_frame(path: Path) -> tuple[float, av.VideoFrame]:
     """The first frame that is shown, an edit list may hide some before, and its time stamp, s."""
-    with open_file(path) as container:
+    with media.opened(path) as container:
         if container.format.name == "avi":  # keeps no presentation times
             raise _OddTimes
-        for frame in _decoded(container, _stream(container)):
+        for frame in _decoded(container, media.video_stream(container)):
             if frame.pts is None:
                 break
             return float(frame.pts * frame.time_base), frame
@@ -208,11 +209,11 @@ def _key_frames(path: Path, step: float, origin: float, found: Samples) -> Itera
     Raises:
       _OddTimes: a packet without time, or the clock of the file starts again.
     """
-    with open_file(path) as container:
-        stream = _stream(container)
+    with media.opened(path) as container:
+        stream = media.video_stream(container)
         stream.codec_context.skip_frame = "NONKEY"
         next_time, clock, last = step, -math.inf, 0.0
-        for packet in container.demux(stream):
+        for packet in media.packets(container, stream):
             if packet.size:
                 decoded_at = clock if packet.dts is None else packet.dts
                 if packet.pts is None or decoded_at < clock:
@@ -231,6 +232,8 @@ def _key_frames(path: Path, step: float, origin: float, found: Samples) -> Itera
                     stream.codec_context.flush_buffers()
             except av.error.EOFError:
                 break
+            except av.error.MemoryError:
+                raise
             except av.error.FFmpegError:
                 continue
             for frame in frames:  # of the waiting ones the time base is not filled in
@@ -246,8 +249,8 @@ def _decoded_between(
     path: Path, step: float, origin: float, start: float, until: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """Frames at least `step` apart after `start` and before `until`, seconds."""
-    with open_file(path) as container:
-        stream = _stream(container)
+    with media.opened(path) as container:
+        stream = media.video_stream(container)
         container.seek(round((origin + start) / stream.time_base), stream=stream)
         next_time = start + step
         for frame in _decoded(container, stream):
@@ -263,18 +266,13 @@ def _decoded_between(
 
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator:
     """Frames without the damaged ones, from where the container is."""
-    for packet in container.demux(stream):
+    for packet in media.packets(container, stream):
         try:
             frames = packet.decode()
         except av.error.EOFError:
             return
+        except av.error.MemoryError:
+            raise
         except av.error.FFmpegError:
             continue
         yield from (frame for frame in frames if not frame.is_corrupt)
-
-
-def _stream(container: av.container.InputContainer) -> av.VideoStream:
-    stream = video_stream(container)
-    stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "NONE"
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    return stream

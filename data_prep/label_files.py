@@ -6,9 +6,9 @@ video.
 """
 
 import csv
-import json
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from data_prep.sources import LabelTable, Times, Video, cached_by_file
 from data_prep.video import list_images
 from surgjax.errors import UserError, nearest
+from surgjax.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,15 @@ def read_table(path: Path, *, header: bool) -> list[list[str]]:
     mark = next((mark for mark in "\t;," if lines and mark in lines[0]), None)
     if mark is None:
         return [line.split() for line in lines]
-    return [[value.strip() for value in row] for row in csv.reader(lines, delimiter=mark)]
+    try:
+        return [
+            [value.strip() for value in row]
+            for row in csv.reader(lines, delimiter=mark, strict=True)
+        ]
+    except csv.Error as error:
+        raise UserError(
+            f"{named(path)}: no table ({error}); is a quotation mark left open?"
+        ) from error
 
 
 def first_lines(path: Path | None, count: int) -> list[str]:
@@ -95,7 +104,7 @@ def read_classes(
     label = np.empty(len(rows), np.int32)
     for i, row in enumerate(rows):
         expected = i * step + first_frame
-        if len(row) != 2 or not row[0].isdecimal() or int(row[0]) != expected:
+        if len(row) != 2 or not is_whole(row[0]) or int(row[0]) != expected:
             raise UserError(
                 f"{where(path, i + line)}: {row}; expected frame {expected} and one {what}"
             )
@@ -142,7 +151,7 @@ def read_presence(
         expected = i * step + first_frame
         if (
             len(row) != len(classes) + 1
-            or not row[0].isdecimal()
+            or not is_whole(row[0])
             or int(row[0]) != expected
             or not set(row[1:]) <= {"0", "1"}
         ):
@@ -154,26 +163,86 @@ def read_presence(
     return Rows(np.arange(len(rows)) * step, values=values, step=step, line=line)
 
 
-class _Plain(pickle.Unpickler):
-    """Builds containers, numbers, strings and numpy arrays; a pickle can ask for nothing else."""
+PLAIN = str | bytes | bytearray | int | float | complex | None
 
-    ALLOWED = {("numpy", "dtype"), ("numpy", "ndarray"), ("collections", "OrderedDict")} | {
-        (f"numpy.{core}.multiarray", name)
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    }
+
+class _Plain(pickle.Unpickler):
+    """Builds containers, numbers and strings; a pickle can ask for nothing else.
+
+    Numpy's own constructors are not among them: an array of objects over bytes of the file's maker
+    is an array of addresses, and a type with fields outside of its size reads what is beside it.
+    """
 
     def find_class(self, module: str, name: str):
-        if (module, name) not in self.ALLOWED:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        core = module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        known = {"scalar": _scalar, "_reconstruct": _Array} if core else {}
+        known |= {"dtype": _Kind, "ndarray": None} if module == "numpy" else {}
+        if name not in known:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+        return known[name]
+
+
+class _Kind:
+    """In the place of numpy.dtype: numbers and texts of one size."""
+
+    def __init__(self, code: str, *_: object):
+        if not re.fullmatch(r"b1|[iuf][1248]|[SU]\d{1,4}", code):
+            raise pickle.UnpicklingError(f"it asks for numpy's {code!r}")
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def read(self, data: bytes) -> np.ndarray:
+        return np.frombuffer(data, np.dtype(self.code).newbyteorder(self.order))
+
+
+class _Array(list):
+    """In the place of numpy.ndarray: its values, in lists within lists."""
+
+    def __init__(self, *_: object):
+        super().__init__()
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, by_column, data = state
+        values = kind.read(data).reshape(shape, order="F" if by_column else "C")
+        self[:] = values.tolist()
+
+
+def _refuse_parts(data: object) -> None:
+    """Raises UnpicklingError where something of numpy's was left without being a value."""
+    todo, seen = [data], set()
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            todo += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += value
+        elif not isinstance(value, PLAIN):
+            raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+
+
+def _scalar(kind: _Kind, data: bytes):
+    (value,) = kind.read(data).tolist()
+    return value
 
 
 def read_pickle(path: Path):
-    """What a pickled label file holds. Raises UserError for damage and other than plain data."""
+    """What a pickled label file holds, arrays of numpy as lists.
+
+    Raises:
+      UserError: damage, or other than plain data.
+    """
     try:
         with path.open("rb") as file:
-            return _Plain(file).load()
+            data = _Plain(file).load()
+        _refuse_parts(data)
+        return data
     except Exception as error:  # a pickle can fail in any way
         raise UserError(
             f"{named(path)}: no pickle of plain data ({error}); expected the published label file"
@@ -183,7 +252,7 @@ def read_pickle(path: Path):
 def read_json(path: Path, read: Callable[[Any], Any], expected: str) -> Any:
     """`read` of what a JSON file holds. Raises UserError for damage and another structure."""
     try:
-        return read(json.loads(path.read_text(encoding="utf-8")))
+        return read(parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{named(path)}: {type(error).__name__} {error}; expected {expected}; copy it again"
@@ -202,9 +271,14 @@ def class_number(
             )
         return classes.index(value)
     last = first + len(classes) - 1
-    if not value.isdecimal() or not first <= int(value) <= last:
+    if not is_whole(value) or not first <= int(value) <= last:
         raise UserError(f"{at}: {what} is {value!r}; expected a number from {first} to {last}")
     return int(value) - first
+
+
+def is_whole(value: str) -> bool:
+    """Whether a text is a whole number from 0, of a length that int64 takes."""
+    return re.fullmatch("[0-9]{1,15}", value) is not None
 
 
 def of_frames(

@@ -6,9 +6,7 @@ Nothing here reads or keeps a tag's value: a finding says where to look, not wha
 import re
 from pathlib import Path
 
-import av
-
-from data_prep.video import Unreadable, open_file, refuse_odd_files, short_error
+from data_prep import media
 
 YEAR, MONTH, DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
 MONTH_1, DAY_1 = r"(?:0?[1-9]|1[0-2])", r"(?:0?[1-9]|[12]\d|3[01])"
@@ -44,13 +42,9 @@ def in_tags(path: Path) -> list[str]:
     """
     if path.is_dir():
         return []
-    refuse_odd_files(path)
-    try:
-        with open_file(path) as container:
-            known = [container.metadata, *(stream.metadata for stream in container.streams)]
-            kinds = {stream.type for stream in container.streams}
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable("not readable", short_error(error)) from error
+    with media.opened(path) as container:
+        known = [container.metadata, *(stream.metadata for stream in container.streams)]
+        kinds = {stream.type for stream in container.streams}
     names = {_plain(name) for tags in known for name in tags}
     found = [f"tag {name}" for name in sorted(names) if not _is_technical(name)]
     return found + [f"{kind} track" for kind in sorted(kinds & {"subtitle", "attachment"})]

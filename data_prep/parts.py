@@ -19,12 +19,14 @@ from array_record.python import array_record_module
 
 from data_prep.decisions import END, LEFT_OUT, Decision
 from data_prep.encoding import X264, Jpeg
+from data_prep.media import Unreadable, too_large
 from data_prep.plan import PARTS, Plan, Settings
 from data_prep.tables import sha256
-from data_prep.video import Seen, Unreadable, kept_frames
+from data_prep.video import Seen, kept_frames
 from surgjax.data.record import WRITER_OPTIONS, Record, serialize
 from surgjax.errors import UserError
 from surgjax.files import write_whole
+from surgjax.inside import inside
 
 SPOOL_BYTES = 2**27  # frames of one video held in memory; the rest waits in a temporary file
 DARK = 16  # mean of 0..255 below which a frame shows nothing
@@ -60,14 +62,14 @@ def write_part(task: dict, advance: Callable[[int], None] = lambda n: None) -> d
         return json.loads(sidecar.read_text(encoding="utf-8"))
     out.mkdir(parents=True, exist_ok=True)
     crashed = out / f"{task['part']:05d}.crashed"
-    skip = set(crashed.read_text(encoding="utf-8").split("\n")) if crashed.exists() else set()
+    broken = json.loads(crashed.read_text(encoding="utf-8")) if crashed.exists() else {}
     done = {"shards": [], "videos": [], "refused": []}
     try:
         with _Shards(out, f"{task['part']:05d}", done["shards"], settings.max_records) as shards:
             for video in task["videos"]:
                 try:
-                    if video["video_id"] in skip:
-                        raise Unreadable("not readable", "the decoder broke down")
+                    if video["video_id"] in broken:
+                        raise Unreadable(*broken[video["video_id"]])
                     write_whole(out / f"{task['part']:05d}.now", video["video_id"])
                     done["videos"].append(_write_video(task, video, shards, advance))
                 except Unreadable as error:
@@ -173,7 +175,7 @@ def _decode(
     while True:
         kept, encoder = _Kept(Seen(), [], [], []), _encoder(settings)
         frames = kept_frames(
-            Path(task["root"]) / video["path"],
+            inside(Path(task["root"]), video["path"], "plan.json"),
             fps=settings.rate,
             short_side=settings.short_side,
             seen=kept.seen,
@@ -198,6 +200,9 @@ def _decode(
         except Unreadable:
             if threads == 1:
                 raise
+        except MemoryError as error:
+            if threads == 1:
+                raise too_large() from error
         else:
             if threads == 1 or not kept.seen.damaged:
                 return kept

@@ -8,23 +8,22 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data_prep.decisions import Decision
+from data_prep.media import Unreadable
 from data_prep.pseudonyms import without_names
-from data_prep.sources import Found, Refused, Video
-from data_prep.video import Header, Unreadable, probe, stored_size
+from data_prep.sources import Found, Refused
+from data_prep.video import Header, stored_size
 from surgjax.data.record import MAX_RECORDS
 from surgjax.errors import UserError
-from surgjax.files import write_whole
+from surgjax.files import parse_json, write_whole
 
 PLAN, PARTS = "plan.json", "parts"
 MIN_RECORDS = 100  # of a part, so that small stores are not thousands of tiny files
 MAX_BLOCKS = 2_000  # of x264 in a shard: about a gigabyte
-PROBE_THREADS = 8  # opening files waits for the disk most of the time
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Plan:
 def read_plan(out: Path) -> Plan:
     """The plan of an unfinished store. Raises UserError."""
     try:
-        data = json.loads((out / PLAN).read_text(encoding="utf-8"))
+        data = parse_json((out / PLAN).read_text(encoding="utf-8"))
         data["settings"] = Settings(**data["settings"])
         if any("frames_pattern" not in video for video in data["videos"]):
             raise UserError(f"{out} was begun by an older surgjax; remove it and run again")
@@ -121,25 +120,6 @@ def read_plan(out: Path) -> Plan:
         raise UserError(
             f"{out / PLAN} is damaged ({type(error).__name__}); remove {out} and run again"
         ) from error
-
-
-def probe_all(
-    videos: list[Video], say: Callable[[int], None] = lambda n: None
-) -> list[Header | Unreadable]:
-    """Header of each video, or why there is none; `say` hears how many are done."""
-
-    def one(video: Video) -> Header | Unreadable:
-        try:
-            return probe(video.path, video.frames_fps, video.frames_pattern)
-        except Unreadable as error:
-            return error
-
-    headers = []
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
-        for header in pool.map(one, videos):
-            headers.append(header)
-            say(len(headers))
-    return headers
 
 
 def make_plan(

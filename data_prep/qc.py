@@ -37,7 +37,7 @@ from data_prep.qc_pool import SHEETS, UNFINISHED, result_path, run_scans
 from data_prep.recordings import some
 from data_prep.tables import sha256
 from surgjax.errors import UserError
-from surgjax.files import csv_text, whole, write_whole
+from surgjax.files import csv_text, parse_json, whole, write_whole
 
 SCHEMA_VERSION = 1
 DONE, PLAN = "qc.json", f"{UNFINISHED}/plan.json"
@@ -85,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames-fps", type=float, help="frames a second of folders of frames (default 1)"
     )
     parser.add_argument(
-        "--workers", type=int, help="processes (default: one for each core; 1: this one)"
+        "--workers",
+        type=int,
+        help="processes (default: one for each core; 1: this one, without limits)",
     )
 
 
@@ -116,7 +118,8 @@ def main(args: argparse.Namespace) -> int:
         if not _finished(out, plan):
             write_whole(out / PLAN, json.dumps(plan, indent=1) + "\n")
             tasks = _tasks(args, found.videos, sizes)
-            run_scans(tasks, args.workers or engines.cores(), _Progress(len(tasks)))
+            workers = None if args.workers == 1 else args.workers or engines.cores()
+            run_scans(tasks, workers, _Progress(len(tasks)))
             _write(out, plan, [_result(task) for task in tasks], found.refused, others)
         else:
             print(f"{out} is finished; the page is written again")
@@ -127,7 +130,7 @@ def main(args: argparse.Namespace) -> int:
 def read_earlier(path: Path) -> tuple[dict, list[str], list[float], Hashes]:
     """(qc.json, video ids, their seconds, hashes) of a finished scan. Raises UserError."""
     try:
-        meta = json.loads((path / DONE).read_text(encoding="utf-8"))
+        meta = parse_json((path / DONE).read_text(encoding="utf-8"))
         if meta["schema_version"] > SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema {meta['schema_version']}; update surgjax to read it"
@@ -253,7 +256,7 @@ def _finished(out: Path, plan: dict) -> bool:
             )
         return False
     try:
-        old = json.loads(there.read_text(encoding="utf-8"))
+        old = parse_json(there.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{there} is damaged; remove {out} and run again") from error
     odd = list(_differences(old, plan))

@@ -17,10 +17,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple
 from pathlib import Path
 
-from data_prep import contact_sheet, keyframes, names, out_of_body
+from data_prep import contact_sheet, guarded, keyframes, names, out_of_body
+from data_prep.limits import DECODING, Limits, limit_this_process
+from data_prep.media import Unreadable
 from data_prep.parts import disk_full_message, is_disk_full
 from data_prep.scan import scan
-from data_prep.video import Unreadable
 from surgjax.errors import UserError
 from surgjax.files import whole, write_whole
 
@@ -98,11 +99,17 @@ def _fail(task: dict, result: dict, reason: str) -> None:
 # --- pool --------------------------------------------------------------------------------------
 
 
-def run_scans(tasks: list[dict], workers: int, done: Callable[[bool], None]) -> None:
-    """Scan all that have no result; in this process for one worker. `done` hears of each one
-    whether it is new.
+def run_scans(
+    tasks: list[dict],
+    workers: int | None,
+    done: Callable[[bool], None],
+    within: Limits = DECODING,
+) -> None:
+    """Scan all that have no result; in this process when `workers` is None. `done` hears of each
+    one whether it is new.
 
-    A decoder that takes its process down costs its recording, never the run.
+    A decoder that takes its process down, or reaches a limit of it, costs its recording, never the
+    run. This process has no limits.
 
     Raises:
       UserError: as `scan_one`.
@@ -114,30 +121,35 @@ def run_scans(tasks: list[dict], workers: int, done: Callable[[bool], None]) -> 
             done(False)
         else:
             todo.append(task)
-    if workers == 1:
+    if workers is None:
         for task in todo:
             scan_one(task)
             done(True)
         return
     while todo:
-        broken = _in_processes(todo, workers, done)
+        broken = _in_processes(todo, workers, done, within)
         todo = [task for task in todo if not result_path(task).exists()]
         if not broken:
             return
         for task in [t for t in todo if result_path(t).with_suffix(".now").exists()]:
-            if _in_processes([task], 1, lambda new: None):  # alone: it is this one
-                _fail(task, _empty(task), "not readable: the decoder broke down")
+            try:
+                guarded.result(scan_one, task, within=within)
+            except Unreadable as error:  # alone: it is this one
+                _fail(task, _empty(task), f"{error.reason}: {error.detail}")
                 result_path(task).with_suffix(".now").unlink(missing_ok=True)
             done(True)
             todo.remove(task)
 
 
-def _in_processes(tasks: list[dict], workers: int, done: Callable[[bool], None]) -> bool:
+def _in_processes(
+    tasks: list[dict], workers: int, done: Callable[[bool], None], within: Limits
+) -> bool:
     """Whether a process broke down."""
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
         multiprocessing.get_context("spawn"),  # a fork would copy the locks of other threads
         initializer=_begin,
+        initargs=(within,),
     )
     try:
         for future in as_completed([pool.submit(scan_one, task) for task in tasks]):
@@ -154,7 +166,8 @@ def _in_processes(tasks: list[dict], workers: int, done: Callable[[bool], None])
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(within: Limits) -> None:
+    limit_this_process(within)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     parent = multiprocessing.parent_process()
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep import manifest
+from data_prep.media import VIDEO_SUFFIXES, suffix
 from data_prep.sources import About, Found, Refused, Video
-from data_prep.video import VIDEO_SUFFIXES, suffix
 from surgjax.errors import UserError
 
 SHOWN = 5  # names in a message

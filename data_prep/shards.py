@@ -6,7 +6,6 @@ merge    name the shards, write tables and store.json
 """
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -16,9 +15,10 @@ from types import ModuleType
 
 import pyarrow.parquet as pq
 
-from data_prep import captions, decisions, engines, shared_cases, sources, tables
+from data_prep import captions, decisions, engines, guarded, shared_cases, sources, tables
 from data_prep.decisions import Decision
 from data_prep.folder_lock import LOCK, held
+from data_prep.media import Unreadable
 from data_prep.merge import QUARANTINE, clean, leftovers, merge, quarantine_only
 from data_prep.options import (
     WORDS,
@@ -38,15 +38,15 @@ from data_prep.plan import (
     adapted_otherwise,
     differences,
     make_plan,
-    probe_all,
     read_plan,
     size_on_disk,
 )
 from data_prep.pseudonyms import Pseudonymous, read_salt
 from data_prep.recordings import some
 from data_prep.renew import renew
-from data_prep.video import Header, Unreadable
+from data_prep.video import Header
 from surgjax.errors import UserError
+from surgjax.files import parse_json
 
 WORTH_X264 = 5.0  # frames a second
 
@@ -71,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="jpeg: 1 (default), or about 64 for storage with slow seeks; x264: 128",
     )
     parser.add_argument(
-        "--workers", type=int, help="processes (default: one for each core; 1: this one)"
+        "--workers",
+        type=int,
+        help="processes (default: one for each core; 1: this one, without limits)",
     )
     parser.add_argument(
         "--engine",
@@ -225,7 +227,7 @@ def _begin(work: _Work) -> Plan | None:
         print(f"continuing {out}: {_finished(plan, out)} of {len(plan.parts)} parts are done")
         return plan
     _check_empty(out)
-    headers = probe_all(found.videos)
+    headers = guarded.headers(found.videos)
     _check_labels(source, root, found, headers, captioned)
     plan = make_plan(
         *(store_name, name, about, settings, root, found, headers),
@@ -344,7 +346,7 @@ def _already_there(work: _Work) -> None:
     out, settings, name, about = work.out, work.settings, work.name, work.about
     found = work.found
     try:
-        store = json.loads((out / "store.json").read_text(encoding="utf-8"))
+        store = parse_json((out / "store.json").read_text(encoding="utf-8"))
         old, ours = store["settings"], settings.describe()
         source = store["sources"][0]
         ids = set(

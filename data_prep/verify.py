@@ -6,27 +6,31 @@ Every file is compared with its digest in store.json, and records of every shard
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 from array_record.python import array_record_module
 
 from data_prep import captions, decisions, sources, tables
 from data_prep.encoding import decibels, squared_error
+from data_prep.media import Unreadable
 from data_prep.merge import EDITS
 from data_prep.plan import PARTS, PLAN
 from data_prep.pseudonyms import Pseudonymous, read_salt
 from data_prep.sources import Times
-from data_prep.video import Seen, Unreadable, kept_frames
+from data_prep.video import Seen, kept_frames
 from surgjax.data.decode import decode_block, pictures
-from surgjax.data.record import CAPTION_COLUMNS, LEVELS, SCHEMA_VERSION, parse
-from surgjax.data.store import Store, open_store
+from surgjax.data.record import CAPTION_COLUMNS, LEVELS, SCHEMA_VERSION, VIDEO_COLUMNS, parse
+from surgjax.data.store import Store, open_store, refuse_names_outside
+from surgjax.data.tables import parse_meta, read_table
 from surgjax.errors import DAMAGE, UserError
 
+LISTS = pa.list_(pa.float32())
+NOT_ALWAYS = ("domain", "procedure", "anatomy", "licence", "native_fps")  # are these stated
 DECODED = 500  # records decoded of each shard, evenly spaced
 SLACK = 1.0  # dB, for the same reason, of x264: its frames are compared with the recording's
 SAME_PSNR = 35.0  # dB; other versions of the decoder change pixels slightly, other frames much more
@@ -76,20 +80,22 @@ def check_store(path: Path) -> Iterator[str]:
     """One line for each file or record of a store that is not what was written.
 
     Raises:
-      UserError: the store's schema is newer than this reader.
+      UserError: the store's schema is newer than this reader, or store.json names files elsewhere.
     """
     try:
-        store = json.loads((path / "store.json").read_text(encoding="utf-8"))
-        version, shards, digests = store["schema_version"], store["shards"], store["tables"]
-        counts, n = store["counts"], store["settings"]["frames_per_record"]
-        codec = store["settings"]["codec"]
+        store = parse_meta((path / "store.json").read_text(encoding="utf-8"))
+        if store["schema_version"] > SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema {store['schema_version']}, newer than {SCHEMA_VERSION}; update "
+                f"surgjax to read it"
+            )
+        digests = store["tables"] | {shard["file"]: shard["sha256"] for shard in store["shards"]}
+        counts = {what: int(store["counts"][what]) for what in ("videos", "frames", "records")}
+        codec, tasks = store["settings"]["codec"], store["tasks"]
     except (ValueError, LookupError, TypeError) as error:
-        yield f"store.json cannot be read ({type(error).__name__})"
+        yield f"store.json cannot be read ({type(error).__name__}: {error})"
         return
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema {version}, newer than {SCHEMA_VERSION}; update surgjax to read it"
-        )
+    refuse_names_outside(path, store)
     for left in (PLAN, PARTS):
         if (path / left).exists():
             yield f"{left} is left of an interrupted run; the same `shards` command removes it"
@@ -98,13 +104,22 @@ def check_store(path: Path) -> Iterator[str]:
         if problem := _digest_problem(path / name, digest):
             damaged = True
             yield f"{name} {problem}"
-    for shard in shards:
-        if problem := _digest_problem(path / shard["file"], shard["sha256"]):
-            damaged = True
-            yield f"{shard['file']} {problem}"
     if damaged:
         return  # what the files say no longer means anything
-    videos = pq.read_table(path / "videos.parquet").to_pylist()
+    try:
+        yield from _contents_problems(path, store, counts, codec, tasks)
+    except ValueError as error:
+        yield f"a table cannot be read ({error})"
+
+
+def _contents_problems(
+    path: Path, store: dict, counts: dict[str, int], codec: str, tasks: dict
+) -> Iterator[str]:
+    """Raises ValueError for a table of other columns or types than are written."""
+    shards, n = store["shards"], store["settings"].get("frames_per_record", 1)
+    stated = [name for name in VIDEO_COLUMNS if name not in NOT_ALWAYS]
+    videos = read_table(path / "videos.parquet", {name: VIDEO_COLUMNS[name] for name in stated})
+    videos = videos.to_pylist()
     expected = {
         "videos": len(videos),
         "frames": sum(video["frames"] for video in videos),
@@ -121,9 +136,9 @@ def check_store(path: Path) -> Iterator[str]:
         file, records = path / shard["file"], shard["records"]
         yield from _shard_problems(file, records, first, videos, n, codec)
         first += shard["records"]
-    yield from _label_problems(path, store["tasks"], videos)
-    if captions.TABLE in digests:
-        yield from _caption_problems(path, counts.get("captions"), videos)
+    yield from _label_problems(path, tasks, videos)
+    if captions.TABLE in store["tables"]:
+        yield from _caption_problems(path, store["counts"].get("captions"), videos)
 
 
 def check_against(
@@ -198,16 +213,19 @@ def _shard_problems(
         yield f"{path.name} cannot be read ({type(error).__name__})"
 
 
-def _decode(frames: Sequence[bytes], codec: str) -> list[np.ndarray]:
+def _decode(frames: Sequence[bytes], codec: str, shape: tuple[int, ...]) -> list[np.ndarray]:
     if codec == "x264":
         return decode_block(frames, range(len(frames)))
+    for frame in frames:  # a header may claim 13 GB of pixels
+        if simplejpeg.decode_jpeg_header(frame)[:2] != shape[:2]:
+            raise ValueError(f"frame of another size than {shape[0]} x {shape[1]}")
     return [simplejpeg.decode_jpeg(frame) for frame in frames]
 
 
 def _record_problem(data: bytes, video: dict, first_frame: int, codec: str) -> str | None:
     try:
-        record = parse(data)
-        shapes = {picture.shape for picture in _decode(record.frames, codec)}
+        record, shape = parse(data), (video["height"], video["width"], 3)
+        shapes = {picture.shape for picture in _decode(record.frames, codec, shape)}
     except ValueError as error:
         return str(error)
     if (record.video_id, record.first_frame) != (video["video_id"], first_frame):
@@ -215,7 +233,7 @@ def _record_problem(data: bytes, video: dict, first_frame: int, codec: str) -> s
             f"holds {record.video_id} from frame {record.first_frame}, "
             f"expected {video['video_id']} from {first_frame}"
         )
-    if shapes != {(video["height"], video["width"], 3)}:
+    if shapes != {shape}:
         return f"frames of {shapes}, expected {video['height']} x {video['width']}"
     if len(record.t_ms) != len(record.frames) or np.any(np.diff(record.t_ms) <= 0):
         return "its times do not increase frame by frame"
@@ -225,7 +243,9 @@ def _record_problem(data: bytes, video: dict, first_frame: int, codec: str) -> s
 def _label_problems(path: Path, tasks: dict[str, dict], videos: list[dict]) -> Iterator[str]:
     names = {video["video_id"] for video in videos}
     for task, about in tasks.items():
-        table = pq.read_table(path / "labels" / f"{task}.parquet")
+        kind = {"label": "int32"} if about["kind"] == "one_of_n" else {"values": LISTS}
+        columns = {"video_id": "string", "t_ms": "int64"} | kind
+        table = read_table(path / "labels" / f"{task}.parquet", columns)
         if strange := set(table["video_id"].unique().to_pylist()) - names:
             yield f"labels/{task}.parquet names {min(strange)}, which is no video of the store"
         if "label" in table.column_names:
@@ -235,10 +255,7 @@ def _label_problems(path: Path, tasks: dict[str, dict], videos: list[dict]) -> I
 
 
 def _caption_problems(path: Path, count: int | None, videos: list[dict]) -> Iterator[str]:
-    table = pq.read_table(path / captions.TABLE)
-    if table.column_names != list(CAPTION_COLUMNS):
-        yield f"{captions.TABLE} has the columns {', '.join(table.column_names)}"
-        return
+    table = read_table(path / captions.TABLE, CAPTION_COLUMNS)
     if count != len(table):
         yield f"store.json counts {count} captions, {captions.TABLE} holds {len(table)}"
     names = {video["video_id"] for video in videos}

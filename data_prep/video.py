@@ -8,7 +8,6 @@ order, which is what label files of one row a frame refer to.
 import math
 import os
 import re
-import stat
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,50 +18,16 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideData
 
-VIDEO_SUFFIXES = frozenset(
-    "3g2 3gp asf avi divx dv f4v flv gif h264 hevc ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf "
-    "nut ogm ogv ts vob webm wmv y4m".split()
-)
+from data_prep import limits, media
+from data_prep.media import Unreadable, suffix
+
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "tif", "tiff"})
-# Files that name other files or addresses; opening one could read anything this user can read.
-PLAYLIST_SUFFIXES = frozenset(
-    "asx concat ffconcat ism m3u m3u8 mpd pls sdp smil strm wpl xspf".split()
-)
-PLAYLIST_STARTS = (
-    b"#EXTM3U",
-    b"ffconcat",
-    b"[playlist]",
-    b"<?xml",
-    b"<MPD",
-    b"<asx",
-    b"<smil",
-    b"v=0",
-)
-# The same formats, devices and text drawn as pictures, by FFmpeg's names: a suffix can lie.
-REFUSED_FORMATS = frozenset(
-    "alsa concat concatf dash data fbdev ffmetadata hls image2 image2pipe imf kmsgrab lavfi oss "
-    "rtp rtsp sap sdp smoothstreaming tedcaptions tty vapoursynth video4linux2,v4l2 "
-    "webm_dash_manifest x11grab".split()
-)
 # Of other formats FFmpeg guesses the length, from the bit rate or the last packets.
 LENGTH_IN_HEADER = frozenset(
     {"asf", "avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mxf"}
 )
 LENGTH_IS_END = frozenset({"asf", "matroska,webm", "nut"})  # of a clock that may start late
-MAX_PIXELS = 2**27  # larger frames are an attack or a mistake
 MAX_DAMAGED = 0.05  # share of frames that may be missing or broken before a recording is refused
-
-
-# Titles of any encoding, which nobody reads here; PyAV 19 takes them without being asked.
-LENIENT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-
-
-class Unreadable(Exception):
-    """This recording cannot be used. `reason` is a short constant, `detail` says what was seen."""
-
-    def __init__(self, reason: str, detail: str = ""):
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True)
@@ -136,19 +101,17 @@ def probe(path: Path, frames_fps: float | None = None, frames_pattern: str = "")
         height, width = image.shape[:2]
         frames = images[-1][0] + 1
         return Header(frames, frames_fps, frames / frames_fps, width, height)
-    refuse_odd_files(path)
-    try:
-        with open_file(path) as container:
-            stream = video_stream(container)
-            fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
-            seconds = _declared_seconds(container, stream)
-            frames = stream.frames or round((seconds or 0) * fps)
-            width, height = _square_pixels(stream.width, stream.height, stream)
-            if min(width, height) < 1:
-                raise Unreadable("damaged", "the header gives no frame size")
-            return Header(frames, fps, seconds or frames / fps, width, height)
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable("not readable", short_error(error)) from error
+    with media.opened(path) as container:
+        stream = media.video_stream(container)
+        fps = float(stream.average_rate or stream.guessed_rate or 0) or 25.0
+        seconds = _declared_seconds(container, stream)
+        if (seconds or 0) > media.MAX_SECONDS:
+            raise Unreadable("refused", f"says it is {seconds / 3600:,.0f} hours long")
+        frames = stream.frames or round((seconds or 0) * fps)
+        width, height = _square_pixels(stream.width, stream.height, stream)
+        if min(width, height) < 1:
+            raise Unreadable("damaged", "the header gives no frame size")
+        return Header(frames, fps, seconds or frames / fps, width, height)
 
 
 def kept_frames(
@@ -197,8 +160,10 @@ def kept_frames(
             image = scaler(picture, *size)
             if crop:
                 image = _cropped(image, crop, *inside)
+        except MemoryError as error:
+            raise media.too_large() from error
         except (OSError, ValueError, av.error.FFmpegError) as error:
-            raise Unreadable("not readable", short_error(error)) from error
+            raise Unreadable("not readable", media.short_error(error)) from error
         yield Frame(round(seconds * 1000), index, image)
     if seen.frames == 0:
         raise Unreadable("no frames", "nothing could be decoded")
@@ -240,41 +205,7 @@ def list_images(folder: Path, pattern: str = "") -> list[tuple[int, Path]]:
     return [(position, file) for position, (_, file) in zip(positions, numbered, strict=True)]
 
 
-def suffix(name: str) -> str:
-    """Lower-case file suffix without the dot."""
-    return os.path.splitext(name)[1][1:].lower()
-
-
 # --- files -------------------------------------------------------------------------------------
-
-
-def refuse_odd_files(path: Path) -> None:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("refused", "not a regular file")
-        if status.st_size == 0:
-            raise Unreadable("empty file", "0 bytes")
-        with path.open("rb") as file:
-            start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t")
-    except OSError as error:
-        raise Unreadable("not readable", short_error(error)) from error
-    if suffix(path.name) in PLAYLIST_SUFFIXES or start.startswith(PLAYLIST_STARTS):
-        raise Unreadable("refused", "a playlist names other files or addresses")
-
-
-def open_file(path: Path) -> av.container.InputContainer:
-    allowed = ",".join(sorted(av.formats_available - REFUSED_FORMATS))
-    options = {"protocol_whitelist": "file", "format_whitelist": allowed}
-    # The prefix keeps a colon in a file name from being read as a protocol.
-    return av.open(f"file:{path}", options=options, **LENIENT)
-
-
-def video_stream(container: av.container.InputContainer) -> av.VideoStream:
-    streams = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
-    if not streams:
-        raise Unreadable("no video", "audio only" if container.streams.audio else "no video stream")
-    return streams[0]
 
 
 def _declared_seconds(container, stream) -> float | None:
@@ -299,22 +230,15 @@ def _square_pixels(width: int, height: int, stream) -> tuple[int, int]:
 
 def _file(path: Path, seen: Seen, threads: int) -> Iterator[tuple]:
     """(seconds, index, frame, stream) of every frame of a file, in presentation order."""
-    refuse_odd_files(path)
-    try:
-        with open_file(path) as container:
-            stream = video_stream(container)
-            declared = _declared_seconds(container, stream)
-            promises = container.format.name in LENGTH_IN_HEADER
-            gap = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-            stream.codec_context.thread_count = threads
-            stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            for seconds, index, frame in _deinterlaced(_timed(container, stream, gap, seen), seen):
-                yield seconds, index, frame, stream
-    except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise Unreadable("not readable", short_error(error)) from error
+    with media.opened(path) as container:
+        stream = media.video_stream(container, threads)
+        declared = _declared_seconds(container, stream)
+        promises = container.format.name in LENGTH_IN_HEADER
+        gap = 1 / float(stream.average_rate or stream.guessed_rate or 25)
+        for seconds, index, frame in _deinterlaced(_timed(container, stream, gap, seen), seen):
+            yield seconds, index, frame, stream
     missing = declared - (seen.seconds + gap) if declared and promises else 0.0
-    if seen.frames > 1 and missing > max(0.5, MAX_DAMAGED * declared):
+    if seen.frames > 1 and missing > max(0.5, MAX_DAMAGED * (declared or 0)):
         raise Unreadable(
             "truncated",
             f"ends after {seen.seconds:.1f} of {declared:.1f} seconds the header promises",
@@ -324,12 +248,14 @@ def _file(path: Path, seen: Seen, threads: int) -> Iterator[tuple]:
 def _timed(container, stream, gap: float, seen: Seen) -> Iterator[tuple[float, int, av.VideoFrame]]:
     last, shift = -gap, None
     by_order = container.format.name == "avi"  # keeps no presentation times, only a fixed rate
-    for packet in container.demux(stream):
+    for packet in media.packets(container, stream):
         try:
             frames = packet.decode()
-        except av.error.FFmpegError as error:
-            if isinstance(error, av.error.EOFError):
-                break
+        except av.error.EOFError:
+            break
+        except av.error.MemoryError:
+            raise
+        except av.error.FFmpegError:
             seen.damaged += 1
             continue
         for frame in frames:
@@ -345,6 +271,8 @@ def _timed(container, stream, gap: float, seen: Seen) -> Iterator[tuple[float, i
                 shift, seconds = last + gap - raw, last + gap
             elif seconds <= last:
                 seconds = last + 0.001
+            if seconds > media.MAX_SECONDS:
+                raise Unreadable("refused", f"longer than {media.MAX_SECONDS // 3600} hours")
             if seen.frames:
                 low, high = seen.gaps
                 seen.gaps = (min(low, seconds - last), max(high, seconds - last))
@@ -487,13 +415,9 @@ def read_image(file: Path) -> np.ndarray | None:
     import cv2
 
     try:
-        data = np.fromfile(file, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    except (OSError, cv2.error):
+        with limits.in_force():
+            data = np.fromfile(file, np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    except (OSError, MemoryError, cv2.error):
         return None
-    return image if image is None or image.size <= 3 * MAX_PIXELS else None
-
-
-def short_error(error: Exception) -> str:
-    """The error without the file's path, which must not reach the store."""
-    return str(getattr(error, "strerror", None) or type(error).__name__)[:200]
+    return image if image is None or image.size <= 3 * media.MAX_PIXELS else None

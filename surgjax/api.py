@@ -7,7 +7,6 @@ logits = model(preprocess("clip.mp4")[None], tokenizer(["cut", "clip"]))
 """
 
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from surgjax.data.tokenizers import Tokenizer
 from surgjax.data.tokenizers import load as load_tokenizer
@@ -113,7 +111,7 @@ def _of_run(run: Path, num_frames: int | None):
     from surgjax.checkpoint import read_params
     from surgjax.words import words_of
 
-    cfg = ConfigDict(json.loads((run / "config.json").read_text()))
+    cfg = build.read_config(run)
     words = words_of(run, cfg.objective.to_dict())
     if words is None:
         raise UserError(

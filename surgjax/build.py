@@ -1,7 +1,6 @@
 """From a checked config to the parts of a run: data, objective, optimizer, sharded state, step."""
 
 import importlib.metadata
-import json
 import logging
 import platform
 from collections.abc import Callable, Mapping
@@ -28,9 +27,10 @@ from surgjax.data.store import Store, open_store
 from surgjax.data.transforms import Augmentation
 from surgjax.errors import UserError
 from surgjax.files import sha256
+from surgjax.interop.files import read_json
 from surgjax.interop.sources import init_all, init_params
 from surgjax.optim import AdamW
-from surgjax.sharding import batch_sharding, on_mesh, state_shardings
+from surgjax.sharding import AnyMesh, batch_sharding, on_mesh, state_shardings
 from surgjax.state import (
     Params,
     TrainState,
@@ -43,11 +43,11 @@ from surgjax.state import (
     subtree,
     unflatten,
 )
+from surgjax.stop_flags import VOID
 from surgjax.testing import spoilt
 from surgjax.words import Words, open_words
 
 log = logging.getLogger("surgjax")
-VOID = 256  # added to a stop flag; more than any exit code
 TEACHER_STREAM = 1  # folded into the seed's key, so that a random teacher is no copy of the student
 
 
@@ -171,7 +171,7 @@ class Learner:
         opt_state = self.optimizer.init(params)
         return TrainState(jnp.zeros((), jnp.int32), params, frozen, opt_state, ema)
 
-    def abstract(self, mesh: Mesh) -> TrainState:
+    def abstract(self, mesh: AnyMesh) -> TrainState:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
         shapes = jax.eval_shape(self.init, jax.random.key(0))
         shardings = state_shardings(mesh, shapes)
@@ -315,7 +315,7 @@ def place_array(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def make_step(
     learner: Learner,
     cfg: ConfigDict,
-    mesh: Mesh,
+    mesh: AnyMesh,
     abstract: TrainState,
     teacher: nnx.Module | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -350,6 +350,8 @@ def make_step(
             made = lambda params: rebuild(learner.graphdef, join(params, state.frozen))  # noqa: E731
             value, scalars, grads = embed_in_parts(made, state.params, batch, accumulation, rng)
         else:
+            objective = rebuild(learner.graphdef, join(state.params, state.frozen))
+            batch = objective.told_of_all(batch) if hasattr(objective, "told_of_all") else batch
             value, scalars, grads = accumulate(gradient, state.params, batch, accumulation)
         value = spoilt(value, state.step)
         params, opt_state, more = optimizer.update(
@@ -425,5 +427,5 @@ def _about_store(store: Store) -> dict[str, Any]:
 
 
 def read_config(run: Path) -> ConfigDict:
-    """The config a run was started with."""
-    return ConfigDict(json.loads((run / "config.json").read_text()))
+    """The config a run was started with. Raises UserError: it is no JSON object."""
+    return ConfigDict(read_json(run / "config.json"), allow_dotted_keys=True)

@@ -2,15 +2,24 @@
 
     RUN/checkpoints/<step>/{params,opt_state,ema,meta}/   written by Orbax, in the background
     RUN/checkpoints/<step>/DIGESTS.json                   sha256 of every file, written last
+    RUN/frozen/                                           leaves that do not learn, written once
 
 Orbax does not checksum payloads, so a step without DIGESTS.json is not trusted. Restoring verifies,
-and falls back to the newest step that is whole. The only file that imports Orbax.
+and falls back to the newest step that is whole. Any mesh restores what any other has saved. The
+only file that imports Orbax; `python -m surgjax.checkpoint ls|verify|prune RUN` looks after them.
 """
+
+if __name__ == "__main__":  # before jax is imported, for seconds, which the verbs do not need
+    from surgjax.checkpoint_verbs import main
+    from surgjax.errors import run
+
+    run(main)
 
 import json
 import logging
 import shutil
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +27,23 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from surgjax import migrations
 from surgjax.digests import (
     DIGESTS,
+    MODEL,
     completed_steps,
     damaged_files,
     digest,
     find_step,
-    step_folders,
+    leftovers,
+    outdated,
+    read_meta,
+    remove_step,
 )
 from surgjax.errors import UserError
-from surgjax.files import write_whole
-from surgjax.state import Params, TrainState, flatten, join, with_average
+from surgjax.files import absolute, is_remote, parse_json, remove_folder, write_whole
+from surgjax.state import Params, TrainState, flatten, unflatten
+from surgjax.testing import fault
 
 ITEMS = ("params", "opt_state", "ema", "meta")
 log = logging.getLogger("surgjax")
@@ -39,6 +54,8 @@ logging.getLogger("absl").addFilter(lambda r: "_CHECKPOINT_METADATA" not in r.ge
 class Checkpoints:
     """The checkpoints of one run. Every process makes one; rank 0 alone digests and deletes.
 
+    Raises UserError for s3://, which Orbax cannot write.
+
     Args:
       folder: RUN/checkpoints.
       keep: how many of the newest steps stay.
@@ -46,7 +63,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0):
-        self.folder, self.keep, self.keep_every = folder.absolute(), keep, keep_every
+        _refuse_s3(folder)
+        self.folder, self.keep, self.keep_every = absolute(folder), keep, keep_every
         self._manager: ocp.CheckpointManager | None = None
         self._saving: int | None = None
         self._digesting: threading.Thread | None = None
@@ -59,9 +77,9 @@ class Checkpoints:
     def newest_whole(self, strict: bool = False) -> int | None:
         """The newest step whose files match their digests; None when nothing was ever completed.
 
-        Damaged steps are named in the log and moved aside to `damaged/`, steps that were never
-        completed are removed. Rank 0 decides for all. Raises UserError when every completed step is
-        damaged, and with `strict` when the newest is.
+        Damaged steps newer than it are named in the log and moved aside to `damaged/`, steps that
+        were never completed are removed. Rank 0 decides for all. Raises UserError when every
+        completed step is damaged, and with `strict` when the newest is.
         """
         found: list[Any] = [-1]
         if jax.process_index() == 0:
@@ -81,45 +99,38 @@ class Checkpoints:
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """(state, meta) of a step, placed as the shardings of `abstract` say.
 
-        Raises UserError when the files belong to another model.
+        What an older surgjax wrote is read as numpy arrays, brought to today's format and placed.
+        Raises UserError when the files belong to another model or a newer surgjax.
         """
-        arguments = {
-            "params": ocp.args.StandardRestore(abstract.params),
-            "opt_state": ocp.args.StandardRestore(abstract.opt_state),
-            "meta": ocp.args.JsonRestore(),
-        }
+        folder = self.folder / str(step)
+        meta = read_meta(folder)
+        wanted = {"params": abstract.params, "opt_state": abstract.opt_state}
         if abstract.ema is not None:
-            arguments["ema"] = ocp.args.StandardRestore(abstract.ema)
-        self._check_fits(step, abstract)
-        read = self._open().restore(step, args=ocp.args.Composite(**arguments))
+            wanted["ema"] = abstract.ema
+        present = [item for item in ("params", "opt_state", "ema") if (folder / item).is_dir()]
+        if _is_old(folder):
+            saved = {item: _leaves(folder, item) for item in present}
+            _refuse_other_shapes(folder, saved, wanted)
+            read = {item: _place(saved[item], tree) for item, tree in wanted.items()}
+        else:
+            _refuse_other_shapes(folder, {i: _metadata(folder / i) for i in present}, wanted)
+            arguments = {i: ocp.args.StandardRestore(tree) for i, tree in wanted.items()}
+            read = self._open().restore(step, args=ocp.args.Composite(**arguments))
         placed = jax.device_put(np.int32(step), abstract.step.sharding)
-        ema = read.ema if abstract.ema is not None else None
-        state = TrainState(placed, read.params, abstract.frozen, read.opt_state, ema)
-        return state, read.meta
-
-    def _check_fits(self, step: int, abstract: TrainState) -> None:
-        """Compare shapes before anything is read."""
-        for item, expected in (("params", abstract.params), ("ema", abstract.ema)):
-            folder = self.folder / str(step) / item
-            saved = flatten(_metadata(folder)) if folder.is_dir() else {}
-            saved = {path: tuple(leaf.shape) for path, leaf in saved.items()}
-            wanted = {path: tuple(leaf.shape) for path, leaf in flatten(expected or {}).items()}
-            odd = sorted(path for path in saved | wanted if saved.get(path) != wanted.get(path))
-            if odd:
-                raise UserError(
-                    f"checkpoint {self.folder / str(step)} does not fit this model: {item} "
-                    f"{odd[0]} is {saved.get(odd[0], 'missing')} there, expected "
-                    f"{wanted.get(odd[0], 'none')} ({len(odd)} such leaves); use the configuration "
-                    f"it was trained with or a new --workdir"
-                )
+        ema = read["ema"] if abstract.ema is not None else None
+        state = TrainState(placed, read["params"], abstract.frozen, read["opt_state"], ema)
+        return state, meta
 
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
         """Start saving; returns as soon as the arrays are copied. Finishes the save before it."""
         self.wait()
+        fault("before_save", step)
         arguments = {
             "params": ocp.args.StandardSave(state.params),
             "opt_state": ocp.args.StandardSave(state.opt_state),
-            "meta": ocp.args.JsonSave(meta),
+            "meta": ocp.args.JsonSave(
+                meta | {"format": migrations.FORMAT, "saved_from": _saved_from(state)}
+            ),
         }
         if state.ema is not None:
             arguments["ema"] = ocp.args.StandardSave(state.ema)
@@ -128,9 +139,12 @@ class Checkpoints:
         self._saving = step
         with _disk_errors(self.folder):
             self._open().save(step, args=ocp.args.Composite(**arguments), force=True)
+        fault("inside_save", step)
 
     def _check_space(self, state: TrainState) -> None:
         """Refuse before anything is written: a save that fails half-way is noticed, but noisy."""
+        if is_remote(self.folder):
+            return
         leaves = jax.tree.leaves((state.params, state.opt_state, state.ema))
         needed, free = sum(x.nbytes for x in leaves), shutil.disk_usage(self.folder).free
         if jax.process_index() == 0 and free < needed:
@@ -183,40 +197,37 @@ class Checkpoints:
     def _digest_and_prune(self, step: int) -> None:
         try:
             with _disk_errors(self.folder):
+                fault("before_commit", step)
                 write_whole(
                     self._digests(step), json.dumps(digest(self.folder / str(step)), indent=1)
                 )
-            whole = self.steps()
-            for old in whole[: -self.keep]:
-                if not (self.keep_every and old % self.keep_every == 0):
-                    self._digests(old).unlink()  # first, so that a half-deleted step is not trusted
-                    shutil.rmtree(self.folder / str(old))
+            fault("after_commit", step)
+            for old in outdated(self.steps(), self.keep, self.keep_every):
+                remove_step(self.folder / str(old))
         except Exception as error:  # raised again by wait() on the main thread
             self._failure = error
 
     def _clean_and_pick(self, strict: bool) -> int:
-        for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover)
-        completed = self.steps()
-        for step in set(step_folders(self.folder)) - set(completed):
-            log.warning("checkpoint %d was never completed; removed", step)
-            shutil.rmtree(self.folder / str(step))
-        for step in reversed(completed):
-            damage = damaged_files(self.folder / str(step))
+        for path in leftovers(self.folder):
+            log.warning("%s was never completed; removed", path)
+            remove_folder(path)
+        damaged: list[Path] = []
+        for step in reversed(self.steps()):
+            folder = self.folder / str(step)
+            damage = damaged_files(folder)
             if not damage:
+                for other in damaged:
+                    _move_aside(other)
                 return step
-            what = f"checkpoint {self.folder / str(step)} is damaged: {', '.join(damage[:3])}"
+            what = f"checkpoint {folder} is damaged: {', '.join(damage[:3])}"
             if strict:
                 raise UserError(f"{what}; drop --strict to continue from an older one")
             log.error("%s; falling back to an older one", what)
-            aside = self.folder.parent / "damaged" / str(step)
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            shutil.move(self.folder / str(step), aside)
-        if completed:
+            damaged.append(folder)
+        if damaged:  # they stay where they are: the same command must not start anew
             raise UserError(
-                f"every checkpoint of {self.folder.parent} is damaged (moved to its damaged/); use"
-                f"  a new --workdir to start again"
+                f"every checkpoint of {self.folder.parent} is damaged; put back a copy, or use a "
+                f"new --workdir to start again"
             )
         return -1
 
@@ -224,46 +235,197 @@ class Checkpoints:
         return self.folder / str(step) / DIGESTS
 
 
-def read_params(path: Path, step: int | None = None, item: str = "params") -> tuple[Params, dict]:
-    """(parameters as nested dict of numpy arrays, meta) of a run or step folder, of any mesh."""
-    folder = find_step(Path(path).absolute(), step)
-    params = _read(folder / item)
-    frozen = folder.parent.parent / "frozen"
-    if item == "params" and frozen.is_dir():
-        params = join(params, read_frozen(folder.parent.parent))
-    return params, json.loads((folder / "meta" / "metadata").read_text())
+def read_params(
+    path: Path, step: int | None = None, item: str = "params", below: Sequence[str] = ()
+) -> tuple[Params, dict[str, Any]]:
+    """(parameters as nested dict of numpy arrays, meta) of a run or step folder, of any mesh.
+
+    Args:
+      item: "params" with the frozen ones, "ema" or "opt_state".
+      below: prefixes of paths ("encoder", "decoder/head"): only these leaves are read from disk.
+
+    Raises:
+      UserError: no step that is whole, or one of a newer surgjax.
+    """
+    folder = find_step(path, step, (*MODEL, item))
+    meta = read_meta(folder)
+    leaves = _leaves(folder, item, lambda path: _is_below(path, below))
+    if item == "params":
+        leaves |= _frozen_leaves(folder.parent.parent, lambda path: _is_below(path, below))
+    return unflatten(leaves), meta
 
 
-def read_model(path: Path, step: int | None = None) -> tuple[Params, dict]:
-    """(what a run or step folder is used as, meta): `read_params`, averages in their places."""
-    folder = find_step(Path(path).absolute(), step)
-    params, meta = read_params(folder)
-    ema = _read(folder / "ema") if meta.get("ema_of") else None
-    return with_average(params, ema, meta.get("ema_of")), meta
+def read_model(folder: Path, below: Sequence[str] = ()) -> tuple[Params, dict[str, Any]]:
+    """(what a step is used as, meta): parameters, averages in the place of what they average.
+
+    Args:
+      folder: of a step, as `find_step` gives it.
+      below: as in `read_params`.
+    """
+    meta = read_meta(folder)
+    average = meta.get("ema_of")
+    is_read = lambda path: (  # noqa: E731
+        _is_below(path, below) and not (average and _is_below(path, (average,)))
+    )
+    leaves = _leaves(folder, "params", is_read)
+    leaves |= _frozen_leaves(folder.parent.parent, is_read)
+    if average:
+        averages = _leaves(folder, "ema", lambda path: _is_below(f"{average}/{path}", below))
+        leaves |= {f"{average}/{path}": leaf for path, leaf in averages.items()}
+    return unflatten(leaves), meta
 
 
 def write_frozen(run: Path, frozen: Params) -> None:
-    """Frozen leaves, written once a run in the layout of a checkpoint item."""
-    if frozen and not (run / "frozen").is_dir():
-        saver = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-        saver.save((run / "frozen").absolute(), args=ocp.args.PyTreeSave(frozen))
+    """Frozen leaves, written once a run in the layout of a checkpoint item; by all processes."""
+    if not frozen:
+        return
+    folder = absolute(run) / "frozen"
+    saver = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    saver.save(folder, args=ocp.args.PyTreeSave(frozen), force=True)
+    if jax.process_index() == 0:
+        write_whole(folder / "meta.json", json.dumps({"format": migrations.FORMAT}) + "\n")
+        write_whole(folder / DIGESTS, json.dumps(digest(folder), indent=1))
 
 
 def read_frozen(run: Path) -> Params:
-    """Frozen leaves of a run as numpy arrays."""
-    return _read((run / "frozen").absolute())
+    """Frozen leaves of a run as numpy arrays. Raises UserError: damaged or missing."""
+    folder = absolute(run) / "frozen"
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is missing, and checkpoints do not hold what was there; put back a copy, or "
+            f"use a new --workdir to start again"
+        )
+    return unflatten(_frozen_leaves(folder.parent))
 
 
-def _metadata(folder: Path) -> Params:
-    """Shapes and dtypes of what was saved as one item."""
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(folder).item_metadata.tree
+def _everything(path: str) -> bool:
+    return True
 
 
-def _read(folder: Path) -> Params:
-    """One item as a nested dict of numpy arrays, whatever mesh it was saved from."""
+def _is_below(path: str, prefixes: Sequence[str]) -> bool:
+    """Whether a path is one of `prefixes` or below it; everything is below none at all."""
+    return not prefixes or any(f"{path}/".startswith(f"{prefix}/") for prefix in prefixes)
+
+
+def _frozen_leaves(
+    run: Path, is_wanted: Callable[[str], bool] = _everything
+) -> dict[str, np.ndarray]:
+    folder = run / "frozen"
+    if not folder.is_dir():
+        return {}
+    if (folder / DIGESTS).is_file():  # not in format 0
+        if damage := damaged_files(folder):
+            raise UserError(
+                f"{folder} is damaged ({', '.join(damage[:3])}), and checkpoints do not hold what "
+                f"is there; put back a copy, or use a new --workdir to start again"
+            )
+    about = folder / "meta.json"
+    meta = parse_json(about.read_text()) if about.is_file() else {}
+    return _in_todays_format(folder, "frozen", meta, is_wanted, run)
+
+
+def _leaves(
+    folder: Path, item: str, is_wanted: Callable[[str], bool] = _everything
+) -> dict[str, np.ndarray]:
+    """{path: array} of one item of a step in today's format, whatever mesh it was saved from."""
+    return _in_todays_format(folder / item, item, _written_meta(folder), is_wanted, folder)
+
+
+def _in_todays_format(
+    folder: Path, item: str, meta: dict, is_wanted: Callable[[str], bool], where: Path
+) -> dict[str, np.ndarray]:
+    if meta.get("format", 0) == migrations.FORMAT:
+        return _read(folder, is_wanted)
+    # What is wanted may have had another name, or be made of several.
+    items, _ = migrations.migrate({item: _read(folder, _everything)}, meta, where)
+    return {path: leaf for path, leaf in items[item].items() if is_wanted(path)}
+
+
+def _is_old(folder: Path) -> bool:
+    return _written_meta(folder).get("format", 0) < migrations.FORMAT
+
+
+def _written_meta(folder: Path) -> dict[str, Any]:
+    return parse_json((folder / "meta" / "metadata").read_text())
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """{path: something with a shape} of what was saved as one item."""
+    _refuse_s3(folder)
+    saved = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(folder)
+    return flatten(saved.item_metadata.tree)
+
+
+def _read(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
+    """{path: array} of what was saved as one item; nothing else is read."""
+    tree = unflatten({p: leaf for p, leaf in _metadata(folder).items() if is_wanted(p)})
+    if not tree:
+        return {}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    arguments = ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy, partial_restore=True)
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder))
-    return handler.restore(folder, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return flatten(handler.restore(folder, args=arguments))
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    """{path: leaf} of any tree, by the names that Orbax gives its leaves."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in named}
+
+
+def _place(leaves: Mapping[str, np.ndarray], abstract: Any) -> Any:
+    """Arrays that every process has, as a tree like `abstract` on its shardings."""
+    placed = [
+        jax.device_put(np.asarray(leaves[path], x.dtype), x.sharding)
+        for path, x in _by_path(abstract).items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), placed)
+
+
+def _refuse_other_shapes(
+    folder: Path, saved: Mapping[str, Mapping[str, Any]], wanted: Mapping[str, Any]
+) -> None:
+    """Compare shapes before anything is placed. Raises UserError where they differ."""
+    for item in ("params", "ema", "opt_state"):
+        there = {path: tuple(leaf.shape) for path, leaf in saved.get(item, {}).items()}
+        here = {path: tuple(leaf.shape) for path, leaf in _by_path(wanted.get(item, {})).items()}
+        odd = sorted(path for path in there | here if there.get(path) != here.get(path))
+        if odd:
+            raise UserError(
+                f"checkpoint {folder} does not fit this model: {item} {odd[0]} is "
+                f"{there.get(odd[0], 'missing')} there, expected {here.get(odd[0], 'none')} "
+                f"({len(odd)} such leaves); use the configuration it was trained with or a new "
+                f"--workdir"
+            )
+
+
+def _saved_from(state: TrainState) -> dict[str, Any]:
+    """Where the arrays of a state live: {processes, devices, kind, mesh}."""
+    sharding = state.step.sharding
+    mesh = getattr(sharding, "mesh", None)
+    return {
+        "processes": jax.process_count(),
+        "devices": len(sharding.device_set),
+        "kind": next(iter(sharding.device_set)).platform,
+        "mesh": dict(mesh.shape) if mesh is not None else {},
+    }
+
+
+def _refuse_s3(path: Path) -> None:
+    if str(path).startswith("s3://"):
+        raise UserError(
+            f"{path}: Orbax reads and writes folders and gs://, but not s3:// (google/orbax pull "
+            f"request 2739); mount the bucket and give its folder, or copy the run to a disk"
+        )
+
+
+def _move_aside(step: Path) -> None:
+    """RUN/checkpoints/<step> -> RUN/damaged/<step>, in the place of an earlier one."""
+    aside = step.parent.parent / "damaged" / step.name
+    if aside.is_dir():
+        remove_folder(aside)
+    aside.parent.mkdir(exist_ok=True)
+    step.rename(aside)
 
 
 class _disk_errors:
@@ -279,9 +441,11 @@ class _disk_errors:
 
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, Exception) and any(s in str(error).lower() for s in self.SIGNS):
-            free = shutil.disk_usage(self.folder).free / 1e9
+            free = ""
+            if not is_remote(self.folder):
+                free = f" ({shutil.disk_usage(self.folder).free / 1e9:.1f} GB free)"
             logging.getLogger("asyncio").disabled = True  # it repeats this for every other file
             raise UserError(
-                f"could not write a checkpoint to {self.folder} ({free:.1f} GB free), disk full or "
-                f"over quota; free space and run the same command again; older ones are whole"
+                f"could not write a checkpoint to {self.folder}{free}, disk full or over quota; "
+                f"free space and run the same command again; older ones are whole"
             ) from error

@@ -1,6 +1,5 @@
 """What a config leaves to its data and weights: the classes of a task, the size of a network."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,9 @@ from ml_collections import ConfigDict
 
 from surgjax.build import open_data, open_stores, read_config
 from surgjax.config import component, defaults, to_dict
-from surgjax.digests import find_step, is_run
+from surgjax.digests import find_step, is_run, read_meta
 from surgjax.errors import UserError
+from surgjax.files import to_path
 from surgjax.interop.files import read_json
 from surgjax.interop.sources import open_outside
 from surgjax.models.image_vit import dimensions
@@ -35,7 +35,7 @@ def complete(cfg: ConfigDict) -> ConfigDict:
     given = to_dict(cfg.objective)
     objective = component("surgjax.objectives", given["name"], "Objective")
     with cfg.unlocked():
-        if objective.from_stores is not None:
+        if objective.from_stores is not None and cfg.data.stores:  # a plan may have none
             cfg.objective.update(objective.from_stores(given, open_stores(cfg)))
         if given.get("teacher"):
             teacher = given["teacher"]
@@ -76,9 +76,8 @@ def video_encoder(weights: str) -> dict[str, Any]:
     """
     if not weights:
         return {"size": "B"}
-    if is_run(Path(weights)):
-        step = find_step(Path(weights).absolute())
-        theirs = json.loads((step / "meta" / "metadata").read_text())["config"]
+    if is_run(to_path(weights)):
+        theirs = read_meta(find_step(to_path(weights)))["config"]
         if theirs["objective"].get("network") == "image":
             return {}
         encoder = to_dict(defaults().encoder) | theirs["encoder"]  # of an older run, the default

@@ -27,7 +27,7 @@ from surgjax import hierarchy, kmeans
 from surgjax.benchmark import pictures
 from surgjax.errors import Stopped, UserError, nearest, run
 from surgjax.features import Features, read_features
-from surgjax.files import whole, write_whole
+from surgjax.files import parse_json, whole, write_whole
 from surgjax.hierarchy import Recipe, effective_number
 from surgjax.preemption import StopSignal
 
@@ -398,7 +398,7 @@ def _check_out(out: Path, method: str) -> None:
     before = "hierarchical" if "levels" in held else None
     if "curation.json" in held:
         try:
-            before = json.loads((out / "curation.json").read_text(encoding="utf-8"))["method"]
+            before = parse_json((out / "curation.json").read_text(encoding="utf-8"))["method"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{out / 'curation.json'} cannot be read; delete it or choose another --out"
@@ -415,7 +415,7 @@ def _check_levels(saved: Path, identity: dict[str, Any]) -> None:
     if not path.exists() or not any(saved.glob("level-*.npz")):
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = parse_json(path.read_text(encoding="utf-8"))
         other = [k for k in identity if before.get(k) != identity[k]]
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path} cannot be read; delete {saved} to cluster again") from error

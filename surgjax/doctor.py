@@ -24,6 +24,7 @@ REQUIRED = {
     "flax": "flax",
     "optax": "optax",
     "orbax.checkpoint": "orbax-checkpoint",
+    "etils.epath": "etils",
     "grain": "grain",
     "array_record": "array_record",
     "tensorflow_datasets": "tensorflow-datasets",
@@ -127,7 +128,7 @@ def _devices(problems: list[str]) -> list[str]:
         kinds = sorted({device.device_kind for device in devices})
         backend = jax.default_backend()
         lines.append(_line("jax devices", f"{len(devices)} x {', '.join(kinds)} ({backend})"))
-        memory = (devices[0].memory_stats() or {}).get("bytes_limit")
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
         if memory:
             lines.append(_line("", f"{memory / GIB:.1f} GiB for jax on each"))
     except Exception as error:  # jax raises many kinds when a driver and a plugin disagree

@@ -31,6 +31,7 @@ from surgjax.data.captioned import Captions, frames_of
 from surgjax.data.clip import UNREADABLE, Unreadable, decode_frames
 from surgjax.data.leakage import held_out_cases
 from surgjax.data.store import Store, open_store
+from surgjax.data.tables import read_table
 from surgjax.encoder import FRAMES, POOLS, SIZE, Encoder, open_encoder
 from surgjax.errors import Stopped, UserError, run
 from surgjax.evals.features import embed_clips
@@ -167,8 +168,9 @@ def clip_table(stores: Sequence[Store]) -> pa.Table:
                 f"{store.path} has no clips; cut it first: python -m data_prep clips {store.path}"
             )
         try:
-            clips = pq.read_table(path, columns=["video_id", "start_ms", "end_ms"])
-        except (OSError, pa.ArrowException) as error:
+            kinds = {"video_id": "string", "start_ms": "int64", "end_ms": "int64"}
+            clips = read_table(path, kinds)
+        except ValueError as error:
             raise UserError(
                 f"{path} cannot be read ({error}); run `python -m data_prep verify {store.path}`"
             ) from error
@@ -181,8 +183,8 @@ def clip_table(stores: Sequence[Store]) -> pa.Table:
         columns = {
             "store": pa.array([store.name] * len(clips), pa.string()),
             "video_id": clips["video_id"],
-            "start_ms": clips["start_ms"].cast(pa.int64()),
-            "end_ms": clips["end_ms"].cast(pa.int64()),
+            "start_ms": clips["start_ms"],
+            "end_ms": clips["end_ms"],
             "case": case,
             "dataset": store.column("dataset").take(video.combine_chunks()),
             "held_out": pc.is_in(case, value_set=held_out),

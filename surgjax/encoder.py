@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from surgjax.data.plan import ClipShape
 from surgjax.errors import UserError
-from surgjax.files import sha256
+from surgjax.files import sha256, to_path
 from surgjax.state import Params, rebuild, split
 
 FRAMES, SIZE = 16, 224  # where the model leaves the choice
@@ -101,7 +101,7 @@ def open_encoder(
     """
     from surgjax.digests import is_run
 
-    path = Path(path)
+    path = to_path(path)
     for name, value in (("--frames", frames), ("--size", size)):
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; expected at least 1")
@@ -138,7 +138,7 @@ def _of_run(path: Path, frames: int | None, size: int | None, pool: str):
     from surgjax.checkpoint import read_model
     from surgjax.digests import find_step
 
-    folder = find_step(path.absolute())
+    folder = find_step(path)
     params, meta = read_model(folder)
     cfg = ConfigDict(meta["config"])
     if pool == "cls":

@@ -5,8 +5,9 @@
 | 0    | done                                                 |
 | 1    | a bug, or `check` / `verify` found damage            |
 | 2    | a user's mistake (one line says what, and the fix)   |
-| 75   | SIGTERM: saved, please requeue                       |
+| 75   | SIGTERM: saved, please requeue; or a host was lost   |
 | 130  | Ctrl-C: saved                                        |
+| 134  | SIGABRT: no step for long, or a host was lost        |
 """
 
 import os

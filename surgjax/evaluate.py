@@ -28,10 +28,12 @@ from surgjax.benchmark import vectors
 from surgjax.checkpoint import read_model
 from surgjax.data.captioned import Tokenizer
 from surgjax.data.plan import ClipShape
+from surgjax.data.store import open_store
 from surgjax.data.tokenizers import load as load_tokenizer
 from surgjax.digests import find_step, is_run
 from surgjax.encoder import Encoder, about_run, open_encoder
-from surgjax.errors import Stopped, UserError
+from surgjax.errors import Stopped, UserError, nearest
+from surgjax.files import absolute
 from surgjax.preemption import StopSignal
 from surgjax.sharding import to_host
 from surgjax.state import Params, TrainState, flatten, join, rebuild, split, with_average
@@ -204,13 +206,25 @@ class Evaluators:
 
 
 def make_evaluators(cfg: ConfigDict) -> dict[str, Any]:
-    """The evaluations of a config that have a store, by name."""
+    """The evaluations of a config that have a store, by name.
+
+    Raises:
+      UserError: a store that cannot be opened or has not the task; now, not after the training.
+    """
     made = {}
     for name, block in config.active_evals(cfg).items():
         arguments = config.to_dict(block)
         module = arguments.pop("module", name)
         del arguments["every"]
-        made[name] = config.component("surgjax.evals", module, "Evaluator")(**arguments)
+        made[name] = one = config.component("surgjax.evals", module, "Evaluator")(**arguments)
+        tasks, task = open_store(one.store).meta.get("tasks", {}), getattr(one, "task", "")
+        if task and task not in tasks:
+            raise UserError(
+                f"evals.{name}: {one.store} has no task {task!r}{nearest(task, tasks)}; it has "
+                f"{', '.join(sorted(tasks)) or 'none'}; set evals.{name}.task"
+            )
+        if hasattr(one, "check"):
+            one.check(config.to_dict(cfg.objective).get("labels", {}), tasks)
     return made
 
 
@@ -247,6 +261,8 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
       UserError: no run or encoder there, no evaluation with a store, or what an evaluation raises.
       Stopped: after SIGTERM or Ctrl-C; the same command goes on.
     """
+    if jax.process_index():  # of a job of several, process 0 evaluates
+        return {}
     is_of_encoder = cfg is not None and "name" not in cfg.objective
     if not is_of_encoder and not (workdir / "config.json").is_file():
         raise UserError(
@@ -279,9 +295,9 @@ def evaluate(workdir: Path, cfg: ConfigDict | None = None) -> dict[str, float]:
 def _of_run(
     run: Path, cfg: ConfigDict, workdir: Path, signal: StopSignal
 ) -> Callable[[set[str]], dict[str, float]]:
-    folder = find_step(run.absolute())
+    folder = find_step(run)
     params, meta = read_model(folder)
-    is_other = workdir.absolute() not in folder.parents
+    is_other = absolute(workdir) not in folder.parents
     own = ConfigDict(meta["config"]) if is_other else build.read_config(workdir)
     data = own.data.copy_and_resolve_references()
     if is_other:

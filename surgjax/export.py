@@ -78,14 +78,15 @@ def export(
     from surgjax import words
     from surgjax.checkpoint import read_model
     from surgjax.digests import find_step
+    from surgjax.files import to_path
     from surgjax.interop import card, find_format
     from surgjax.state import flatten
 
-    source, out, module = Path(source), Path(out), find_format(format)
+    source, out, module = to_path(source), Path(out), find_format(format)
     _check_out(out)
     if not source.exists():
         raise UserError(f"{source} does not exist; expected a run folder; check --run")
-    folder = find_step(source.absolute(), step)
+    folder = find_step(source, step)
     tree, meta = read_model(folder)
     params = {path: np.asarray(array, np.float32) for path, array in flatten(tree).items()}
     meta = {**meta, "step": int(folder.name) if folder.name.isdigit() else 0}

@@ -5,7 +5,6 @@
 known split holds its case out, and the vector.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from surgjax.errors import UserError
-from surgjax.files import whole
+from surgjax.files import parse_json, whole
 
 META = "features.json"
 COLUMNS = {
@@ -120,7 +119,7 @@ def shard_name(index: int) -> str:
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = parse_json(path.read_text(encoding="utf-8"))
         dim, count = meta["dim"], meta["count"]
     except OSError as error:
         raise UserError(
@@ -129,7 +128,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} has no dim and count; run surgjax.embed again") from error
-    if not all(isinstance(value, int) and value > 0 for value in (dim, count)):
+    if not all(type(value) is int and 0 < value < 2**31 for value in (dim, count)):
         raise UserError(
             f"{path} says dim {dim!r}, count {count!r}; expected whole numbers above 0; run "
             f"surgjax.embed again"
@@ -166,6 +165,7 @@ def _read_columns(path: Path, dim: int) -> pa.Table:
                     f"{path}: column {name} is {held}; expected {kind}; run surgjax.embed again"
                 )
         table = pq.read_table(path, columns=list(COLUMNS))
+        table.validate(full=True)  # texts may be none
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
     for name in COLUMNS:

@@ -1,12 +1,29 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files that appear whole or not at all, their digests, and paths on object stores.
+
+A path is pathlib's, or for gs:// and s3:// etils' with the same methods (`to_path`). Where the two
+differ a function here does the same with either, so that local files never depend on etils.
+"""
 
 import csv
+import fcntl
 import hashlib
+import importlib.util
 import io
+import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from surgjax.errors import UserError
+
+# Scheme -> distributions that read it, and their packages.
+NEEDED = {
+    "gs": {"gcsfs": "gcsfs", "google-cloud-storage": "google.cloud.storage"},
+    "s3": {"s3fs": "s3fs"},
+}
 
 
 @contextmanager
@@ -19,17 +36,102 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        if not is_remote(path):  # an object store keeps what it has acknowledged
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8 with the line ends of `text`."""
+    with whole(path) as part:
+        part.write_bytes(text.encode("utf-8"))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other processes, on a file system: object stores know no locks.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    if is_remote(folder):
+        yield
+        return
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder} is in use by another process; wait for it or stop it first"
+            ) from None
+        yield
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size(path: Path) -> int:
+    """Bytes of a file."""
+    stat = path.stat()
+    return stat.length if is_remote(path) else stat.st_size
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file of a folder and its folders, sorted by name in each."""
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir():
+            yield from files_below(entry)
+        else:
+            yield entry
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all it holds."""
+    if is_remote(folder):
+        folder.rmtree()
+    else:
+        shutil.rmtree(folder)
+
+
+def to_path(text: str | Path) -> Path:
+    """A path as the user names it.
+
+    pathlib would make the local folder "gs:" of "gs://bucket". Checkpoints can be at gs:// alone.
+
+    Raises:
+      UserError: an object store, and what reads it is not installed.
+    """
+    needed = NEEDED.get(str(text).split("://")[0] if is_remote(text) else "")
+    if needed is None:
+        return Path(text)
+    if missing := [name for name, package in needed.items() if not _is_installed(package)]:
+        raise UserError(f"{text} needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    from etils import epath
+
+    return epath.Path(text)
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is on an object store."""
+    return "://" in str(path)  # pathlib makes one slash of two
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root; etils' own would put the working directory before "gs://"."""
+    return path if is_remote(path) else path.absolute()
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def csv_text(rows: Iterable[Iterable]) -> str:
@@ -39,7 +141,9 @@ def csv_text(rows: Iterable[Iterable]) -> str:
     return text.getvalue()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file, UTF-8 with the line ends of `text`."""
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+def parse_json(text: str | bytes) -> Any:
+    """What JSON holds. Raises ValueError for all that is none, and for what nests too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error

@@ -4,6 +4,7 @@
     python -m surgjax.main --config=configs/surgrec_mae.py --workdir=RUN --mode=evaluate
     python -m surgjax.main --config=configs/benchmark.py --workdir=OUT --mode=evaluate \\
         --config.init_from=MODEL --config.evals.linear_probe.store=STORE
+    python -m surgjax.main --config=configs/surgrec_mae.py --plan --devices=8 --memory=80
 
 The same command again continues. Any field of the config can be set: --config.optim.peak_lr=1e-4
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from surgjax.errors import UserError, nearest, run
+from surgjax.files import is_remote, to_path
 
 log = logging.getLogger("surgjax")
 
@@ -27,15 +29,27 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = _parse(argv)
     _log_to_stderr()
+    if flags.plan:
+        from surgjax.resources import show
+
+        return show(flags.config, flags.devices, flags.memory, flags.peak)
+    if flags.private:
+        _keep_private(flags.workdir)
     _private_compilation_cache()
     from surgjax import multihost
 
-    log.info("%s", multihost.join(flags.multihost))
+    with multihost.job(flags.multihost) as joined:
+        log.info("%s", joined)
+        _work(flags)
+    return 0
+
+
+def _work(flags: argparse.Namespace) -> None:
     import jax
 
     if jax.process_index():
         log.setLevel(logging.WARNING)
-    workdir = Path(flags.workdir)
+    workdir = to_path(flags.workdir)
     if flags.mode == "evaluate":
         from surgjax.evaluate import evaluate
 
@@ -44,7 +58,6 @@ def main(argv: list[str] | None = None) -> int:
         from surgjax.train import train
 
         train(flags.config, workdir, strict=flags.strict)
-    return 0
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -64,14 +77,33 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--multihost", default="auto", help="auto, on or off: join the processes of a job"
     )
+    parser.add_argument(
+        "--private", action="store_true", help="only you can read what the run writes"
+    )
+    planning = parser.add_argument_group("planning, without hardware or data")
+    planning.add_argument(
+        "--plan", action="store_true", help="print memory, disk and time instead of training"
+    )
+    planning.add_argument("--devices", type=int, default=0, help="how many; default: those here")
+    planning.add_argument(
+        "--memory",
+        type=int,
+        default=0,
+        metavar="GB",
+        help="of a device; leaves with 1 if too little",
+    )
+    planning.add_argument("--peak", type=float, default=0.0, metavar="TFLOP/S", help="of a device")
     fields = [a for a in argv if a.startswith("--config.")]
     flags, unknown = parser.parse_known_args([a for a in argv if a not in fields])
     if unknown:
         name = unknown[0].split("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
         raise UserError(f"unknown flag {name}{nearest(name, known)}; every flag is --name=value")
+    for name in ("devices", "memory", "peak"):
+        if getattr(flags, name) and not flags.plan:
+            raise UserError(f"--{name} goes with --plan; add it to plan, or drop --{name}")
     for needed, example in (("config", "configs/surgrec_mae.py"), ("workdir", "RUN")):
-        if getattr(flags, needed) is None:
+        if getattr(flags, needed) is None and not (flags.plan and needed == "workdir"):
             raise UserError(f"--{needed} is missing; as in --{needed}={example}")
     file = flags.config.partition(":")[0]
     flags.config = _load_config(flags.config)
@@ -88,6 +120,11 @@ def _load_config(given: str) -> ConfigDict:
         raise UserError(
             f"config file {file} does not exist{nearest(file, known)}; "
             f"found: {', '.join(known) or 'no configs/ folder here'}"
+        )
+    ours = (Path(__file__).parent.parent, Path("configs"))
+    if not any(Path(file).resolve().is_relative_to(folder.resolve()) for folder in ours):
+        print(
+            f"note: {file} is no config of this project; it is executed as Python", file=sys.stderr
         )
     spec = importlib.util.spec_from_file_location("surgjax_config", file)
     module = importlib.util.module_from_spec(spec)
@@ -148,17 +185,35 @@ def _log_to_stderr() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # what they report is raised as well
 
 
+def _keep_private(workdir: str) -> None:
+    """Folders of mode 0700 and files of 0600 from now on, and so the run's folder."""
+    os.umask(0o077)
+    folder = to_path(workdir)
+    if not is_remote(folder) and folder.is_dir():
+        folder.chmod(0o700)
+
+
 def _private_compilation_cache() -> None:
     """Keep compiled programs between runs, in a folder of the user's own: they are trusted code."""
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(base) / "surgjax" / "compiled"
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError:
-            return  # a read-only home: compile anew each time
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = to_path(given) if given else Path(base) / "surgjax" / "compiled"
+    if is_remote(folder):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
+    except OSError:
+        return  # a read-only home: compile anew each time
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        log.warning(
+            f"{folder} holds compiled programs that other users can change; they are not used: "
+            f"make it yours alone with chmod 700, or set JAX_COMPILATION_CACHE_DIR"
+        )
+        jax.config.update("jax_compilation_cache_dir", None)
+    elif not given:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

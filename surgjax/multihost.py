@@ -41,7 +41,7 @@ LOST = re.compile(
     r"|heartbeat|coordination ?service",
     re.IGNORECASE,
 )
-SHARED_S = 20  # a network file system may show a new file this late
+SHARED_S = 40  # NFS may show a new folder this late
 
 
 def launcher() -> tuple[str, int]:
@@ -59,7 +59,7 @@ def launcher() -> tuple[str, int]:
         return "slurm", _number(own if os.environ.get(own) else "SLURM_NTASKS")
     if all(os.environ.get(name) for name in TPU):
         hosts = len(os.environ["TPU_WORKER_HOSTNAMES"].split(","))
-        slices = _number("MEGASCALE_NUM_SLICES") if "MEGASCALE_NUM_SLICES" in os.environ else 1
+        slices = _number("MEGASCALE_NUM_SLICES") if os.environ.get("MEGASCALE_NUM_SLICES") else 1
         return "tpu", hosts * slices
     if there:  # as many runs in one folder as there are processes
         missing = [name for name in LAUNCHER if name not in there]
@@ -151,8 +151,9 @@ def check_shared(folder: Path) -> None:
 
     if jax.process_count() == 1:
         return
-    token, problem, is_new = 0, None, not folder.exists()
+    token, problem, is_new = 0, None, False
     if jax.process_index() == 0:
+        is_new = not folder.exists()  # others would remember for long that it is not there
         token = secrets.randbelow(2**31 - 1) + 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -192,6 +193,7 @@ def _initialize(kind: str, processes: int) -> None:
     join_s = _seconds("SURGJAX_JOIN_S", JOIN_S)
     heartbeat_s = _seconds("SURGJAX_HEARTBEAT_S", HEARTBEAT_S)
     arguments: dict[str, Any] = {}
+    added: dict[str, str] = {}
     number = ""
     if kind == "launcher":
         address, rank = os.environ["JAX_COORDINATOR_ADDRESS"], _number("JAX_PROCESS_ID")
@@ -210,15 +212,14 @@ def _initialize(kind: str, processes: int) -> None:
         if rank == 0:
             _refuse_taken(int(address.rsplit(":", 1)[1]))
     elif kind == "slurm":
-        port = slurm_port()
-        os.environ.setdefault("JAX_COORDINATOR_PORT", str(port))
-        rank = _number("SLURM_PROCID")
+        rank, port = _number("SLURM_PROCID"), slurm_port()
+        added = {"JAX_COORDINATOR_PORT": str(port)}
         arguments = {"process_id": rank}
         if sees_own_devices():
             arguments["local_device_ids"] = []
         number = f" {rank + 1}"
         if rank == 0:
-            _refuse_taken(int(os.environ["JAX_COORDINATOR_PORT"]))
+            _refuse_taken(port)
 
     def give_up() -> None:
         _say(
@@ -234,7 +235,7 @@ def _initialize(kind: str, processes: int) -> None:
     timer.daemon = True
     timer.start()
     try:
-        with _without_proxies(), _interruptible():
+        with _environment(added), _interruptible():
             jax.distributed.initialize(
                 num_processes=processes,
                 initialization_timeout=join_s + 60,  # it would end the process in a flood of lines
@@ -250,7 +251,10 @@ def _initialize(kind: str, processes: int) -> None:
 
 
 def slurm_port() -> int:
-    """The coordinator's port: jax's own for the first step of a job, another for each next step."""
+    """The coordinator's port: JAX_COORDINATOR_PORT, or that of jax in the first step of a job and
+    another in each next step, which may run beside it."""
+    if os.environ.get("JAX_COORDINATOR_PORT"):
+        return _number("JAX_COORDINATOR_PORT")
     job_id, step = _number("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID", "0")
     return 61440 + (job_id + 97 * (int(step) if step.isdigit() else 0)) % 4096
 
@@ -284,14 +288,19 @@ def _refuse_taken(port: int) -> None:
 
 
 @contextmanager
-def _without_proxies() -> Iterator[None]:
-    """gRPC would send what is meant for the next rack through a web proxy, and never connect."""
-    names = [name for name in os.environ if name.lower().endswith("_proxy")]
-    hidden = {name: os.environ.pop(name) for name in names}
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    """Adds variables for a while, and hides web proxies, through which gRPC would send what is
+    meant for the next rack, and never connect."""
+    before = dict(os.environ)
+    for name in before:
+        if name.lower().endswith("_proxy"):
+            del os.environ[name]
+    os.environ.update(added)
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

@@ -34,7 +34,9 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from data_prep.video import VIDEO_SUFFIXES, Unreadable, probe, suffix
+from data_prep import guarded
+from data_prep.media import VIDEO_SUFFIXES, Unreadable, suffix
+from data_prep.video import probe
 from surgjax.benchmark import pictures, vectors
 from surgjax.benchmark.segments import runs
 from surgjax.errors import Stopped, UserError, run
@@ -150,7 +152,7 @@ def predict(
                 if _is_finished(out, name, settings, model.has_vectors):
                     print(f"{name}: finished before", flush=True)
                     continue
-                progress.begin(name, probe(path).seconds)
+                progress.begin(name, guarded.result(probe, path).seconds)
                 found = recognise(model, path, sampling, batch_size, progress, signal)
             except (Unreadable, OSError) as error:
                 why = ": ".join(str(word) for word in error.args[:2] if word)

@@ -125,25 +125,25 @@ class VideoPreprocessor:
                 yield self._square(picture.convert("RGB"))
 
     def _of_file(self, path: Path) -> Iterator[np.ndarray]:
-        import av
+        from data_prep import media
 
         if not path.is_file():
             raise UserError(f"{path} is no file; expected a video or a picture of a folder of them")
         try:
-            with av.open(str(path)) as container:
+            with media.opened(path) as container:
                 # Containers are wrong about their number of frames, so the pictures are counted.
-                count = sum(1 for _ in container.decode(video=0))
+                count = sum(1 for _ in container.decode(media.video_stream(container)))
             wanted = self.sampled(count).tolist()
-            with av.open(str(path)) as container:
-                for i, frame in enumerate(container.decode(video=0)):
+            with media.opened(path) as container:
+                for i, frame in enumerate(container.decode(media.video_stream(container))):
                     for _ in range(wanted.count(i)):
                         yield self._square(frame.to_image())
                     if not wanted or i >= wanted[-1]:
                         break
-        except (av.FFmpegError, IndexError) as error:
+        except media.Unreadable as error:
             raise UserError(
-                f"{path} cannot be read as a video ({type(error).__name__}); expected a file that "
-                f"FFmpeg reads"
+                f"{path} cannot be read as a video ({error.reason}: {error.detail}); expected a "
+                f"file that FFmpeg reads"
             ) from error
         if not wanted:
             raise UserError(f"{path} holds no pictures; expected a video")

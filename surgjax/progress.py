@@ -12,6 +12,9 @@ log = logging.getLogger("surgjax")
 
 # Dense bf16 matrix peak per device, FLOP/s, from the vendors' data sheets.
 PEAK_FLOPS = {
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40": 181e12,
+    "NVIDIA L40S": 362e12,
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,

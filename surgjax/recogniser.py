@@ -1,6 +1,5 @@
 """Models that say what clips show: runs with a trained head, public classifiers, and prompts."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from flax import nnx
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from data_prep.label_files import is_whole
+from data_prep.sources import read_rows
 from surgjax import build
 from surgjax.data.captioned import clean
 from surgjax.data.labelled import columns_of
@@ -224,11 +225,11 @@ def _classes_of(prompts: Path) -> list[str]:
     """Names of the classes of a file of prompts by their numbers; what is wrong with the file,
     `read_prompts` finds."""
     try:
-        rows = list(csv.DictReader(prompts.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError):
+        rows = [row for _, row in read_rows(prompts, list(zero_shot.COLUMNS))]
+    except (OSError, UserError):
         return []
-    named = {(row.get("class_id") or "").strip(): (row.get("class") or "").strip() for row in rows}
-    return [named[number] for number in sorted(filter(str.isdecimal, named), key=int)]
+    named = {row["class_id"]: row["class"] for row in rows if is_whole(row["class_id"])}
+    return [named[number] for number in sorted(named, key=int)]
 
 
 def _rate(meta: Mapping[str, Any]) -> float | None:

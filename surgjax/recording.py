@@ -7,12 +7,14 @@ pixels, deinterlaced, and of each clip the largest centred square.
 import collections
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from data_prep import guarded
 from data_prep.video import Seen, kept_frames
 from surgjax.data import transforms
 from surgjax.data.labelled import frames_before
@@ -69,13 +71,15 @@ def recording_clips(
 
     A time has the first frame at or after it, whose own time is given; where the recording is
     slower than `fps` no frame is given twice. A clip that reaches over an end of the recording
-    repeats the frame there. Held are the resized frames within the span of a clip.
+    repeats the frame there. Held are the resized frames within the span of a clip. A process with
+    limits of time and memory decodes.
 
     Args:
       threads: of the decoder.
 
     Raises:
-      data_prep.video.Unreadable: as `kept_frames`; clips may have come before.
+      data_prep.media.Unreadable: as `kept_frames`, or the decoder broke down; clips may have come
+        before.
     """
     clip = ClipShape(sampling.frames, 1, sampling.size)
     before = frames_before(clip, sampling.anchor)
@@ -94,12 +98,14 @@ def recording_clips(
             given = t_ms
             yield t_ms, np.stack([held[i][1] for i in wanted])
 
-    for t_ms, picture in _ahead(_squares(path, sampling, threads)):
-        held.append((t_ms, picture))
-        while number * 1000 / sampling.fps + offsets[-1] <= t_ms:
-            yield from made()
-        while len(held) > 1 and held[0][0] < number * 1000 / sampling.fps + offsets[0]:
-            held.popleft()
+    squares = guarded.results(_squares, path, sampling, threads, threads=threads)
+    with closing(squares), closing(_ahead(squares)) as pictures:
+        for t_ms, picture in pictures:
+            held.append((t_ms, picture))
+            while number * 1000 / sampling.fps + offsets[-1] <= t_ms:
+                yield from made()
+            while len(held) > 1 and held[0][0] < number * 1000 / sampling.fps + offsets[0]:
+                held.popleft()
     while number * 1000 / sampling.fps + offsets[before] <= held[-1][0]:
         yield from made()
 

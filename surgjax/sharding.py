@@ -10,11 +10,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, get_abstract_mesh, use_abstract_mesh
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    get_abstract_mesh,
+    use_abstract_mesh,
+)
 from jax.sharding import PartitionSpec as P
 
 from surgjax.errors import UserError
 
+AnyMesh = Mesh | AbstractMesh  # of devices, or of their number alone
 MIN_SHARDED_SIZE = 2**16  # smaller tensors cost more to gather than to keep whole
 
 
@@ -25,7 +33,16 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     Raises UserError when the axes do not multiply to the number of devices.
     """
     devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-    count = len(devices)
+    data, fsdp = axis_sizes(data, fsdp, len(devices))
+    grid = np.array(devices).reshape(data, fsdp)
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def axis_sizes(data: int, fsdp: int, count: int) -> tuple[int, int]:
+    """Both axes over `count` devices; -1 takes what is left.
+
+    Raises UserError when they do not multiply to the number of devices.
+    """
     if data == -1 and fsdp > 0:
         data = count // fsdp
     elif fsdp == -1 and data > 0:
@@ -35,8 +52,7 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
             f"mesh.data={data} x mesh.fsdp={fsdp} does not make the {count} devices present; "
             f"set mesh.data=-1 and mesh.fsdp to a divisor of {count}"
         )
-    grid = np.array(devices).reshape(data, fsdp)
-    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
+    return data, fsdp
 
 
 def param_spec(path: str, shape: tuple[int, ...], axis_size: int) -> P:
@@ -49,7 +65,7 @@ def param_spec(path: str, shape: tuple[int, ...], axis_size: int) -> P:
     return P(*("fsdp" if i == split else None for i in range(len(shape))))
 
 
-def state_shardings(mesh: Mesh, abstract: Any) -> Any:
+def state_shardings(mesh: AnyMesh, abstract: Any) -> Any:
     """A tree of shardings for any tree of shapes whose dict keys are parameter paths."""
 
     def place(path, leaf):
@@ -59,7 +75,7 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree_util.tree_map_with_path(place, abstract)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Axis 0 of every array of a batch, over all devices."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
@@ -81,7 +97,7 @@ def devices_at_hand() -> int:
     return max(1, get_abstract_mesh().size)
 
 
-def on_mesh(mesh: Mesh) -> AbstractContextManager:
+def on_mesh(mesh: AnyMesh) -> AbstractContextManager:
     """Inside jit: what is traced in this context may say where its arrays live."""
     return use_abstract_mesh(mesh.abstract_mesh)
 

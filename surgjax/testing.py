@@ -1,7 +1,7 @@
 """Faults on purpose, for the tests of stopping and continuing.
 
-SURGJAX_FAULT="point:action:step[:rank]" acts once that process (any without a rank) reaches the point
-at the step. It is refused unless SURGJAX_TESTING=1 says that this is a test.
+SURGJAX_FAULT="point:action:step[:rank]" acts once that process (any without a rank) reaches the
+point at the step. It is refused unless SURGJAX_TESTING=1 says that this is a test.
 """
 
 import errno
@@ -29,7 +29,7 @@ ACTIONS = (*SIGNALS, "raise", "sleep", "enospc", "oom", "nan")
 
 
 def check() -> None:
-    """Raise UserError when SURGJAX_FAULT is set outside tests, or says what no point understands."""
+    """Raise UserError when SURGJAX_FAULT is set outside tests, or asks for what no point does."""
     asked = os.environ.get("SURGJAX_FAULT")
     if not asked:
         return

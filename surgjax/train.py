@@ -5,26 +5,26 @@ order of the clips and everything random are functions of (seed, step), and what
 exactly the state.
 """
 
-import json
 import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from surgjax import build, config, evaluate, testing
 from surgjax.checkpoint import Checkpoints, read_frozen, write_frozen
 from surgjax.complete import complete
-from surgjax.data.loader import train_batches
-from surgjax.errors import INTERRUPTED, Stopped, UserError
+from surgjax.data import leakage
+from surgjax.data.loader import LoaderLost, train_batches
+from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError
 from surgjax.multihost import check_shared, together
 from surgjax.preemption import StopSignal, Waited
 from surgjax.progress import Meter, line
-from surgjax.sharding import batch_sharding, host_rows, make_mesh, put_batch
+from surgjax.sharding import host_rows, make_mesh, put_batch
 from surgjax.state import TrainState, flatten, unflatten
+from surgjax.stop_flags import StopFlags, read_flags
 from surgjax.testing import fault
 from surgjax.watchdog import Goodput, Watchdog
 from surgjax.writers import Metrics, RunFolder
@@ -96,14 +96,14 @@ def _train(
     abstract = learner.abstract(mesh)
     teacher = build.load_teacher(cfg, learner, mesh)
     data = build.open_data(cfg)
-    _print_leakage(data.leakage, cfg.data.held_out)
+    leakage.log_report(data.leakage, cfg.data.held_out)
 
     goodput.enter("restore")
     checkpoints = Checkpoints(
         workdir / "checkpoints", cfg.checkpoint.keep, cfg.checkpoint.keep_every
     )
     closing.callback(checkpoints.close)
-    _claim(run, cfg)
+    run.claim(config.to_dict(cfg), is_continued=bool(checkpoints.steps()))
     start = checkpoints.newest_whole(strict)
     if start is None:
         start = 0
@@ -152,7 +152,7 @@ def _train(
         together("evaluation")
         moved(step)
 
-    stop_flags = _StopFlags(mesh, signal)
+    stop_flags = StopFlags(mesh, signal)
     before: dict[str, jax.Array] = {}
     saved = start
     moved(start)
@@ -179,8 +179,11 @@ def _train(
             with signal.waiting():
                 fault("data", step)
                 batch, stats = next(batches)
-        except Waited:  # for this batch it may wait for ever; the step is made void
+        except (Waited, LoaderLost) as error:  # the step is made void, on all processes
             batch, has_batch = batches.blank(), False
+            if isinstance(error, LoaderLost):
+                log.error("%s; saved to be started again", error)
+                signal.code = signal.code or REQUEUE
         goodput.enter("steps" if step > start + 1 else "compile")
         fault("before_step", step)
         if step == start + 1:
@@ -199,8 +202,10 @@ def _train(
         due = evaluators.due(step, last)
         is_logged = step % cfg.log.every == 0 or step in (start + 1, last)
         is_saved = step % cfg.checkpoint.every == 0 or step == last
-        code, is_void = _agreed(scalars if is_logged or is_saved or due else before, checkpoints)
+        read = scalars if is_logged or is_saved or due else before
         before = scalars
+        _refuse_more_skipped(read, checkpoints)
+        code, is_void = read_flags(read["stop"])
         if code:
             step = int(state.step)  # void steps do not count
         moved(step)
@@ -220,6 +225,7 @@ def _train(
         fault("after_step", step)
         if code:
             checkpoints.wait()
+            together("stopped")  # who left before process 0 has saved would be taken for lost
             raise Stopped(f"stopped at step {step}, saved in {workdir}", code)
         if due:
             evaluate_now(due, step)
@@ -231,23 +237,7 @@ def _train(
     return state
 
 
-class _StopFlags:
-    """This process's wish to stop, as a global array that the step reduces."""
-
-    def __init__(self, mesh, signal: StopSignal):
-        self._signal, self._devices = signal, mesh.devices.size
-        self._sharding = batch_sharding(mesh)
-        local = sum(d.process_index == jax.process_index() for d in mesh.devices.flat)
-        self._local = local
-
-    def put(self, has_batch: bool) -> jax.Array:
-        flag = self._signal.code + (0 if has_batch else build.VOID)
-        flags = np.full(self._local, flag, np.int32)
-        return jax.make_array_from_process_local_data(self._sharding, flags, (self._devices,))
-
-
-def _agreed(scalars: dict[str, jax.Array], checkpoints: Checkpoints) -> tuple[int, bool]:
-    """(code to leave with or 0, whether the step was void), the same on all processes."""
+def _refuse_more_skipped(scalars: dict[str, jax.Array], checkpoints: Checkpoints) -> None:
     skipped = int(scalars["skipped_in_a_row"])
     if skipped >= MAX_SKIPPED_IN_A_ROW:
         checkpoints.wait()
@@ -257,8 +247,6 @@ def _agreed(scalars: dict[str, jax.Array], checkpoints: Checkpoints) -> tuple[in
             f"checkpoint: {whole[-1] if whole else 'none'}; lower optim.peak_lr or set "
             f"optim.clip_norm and start again"
         )
-    flags = int(scalars["stop"])
-    return flags % build.VOID, flags >= build.VOID
 
 
 def _failure(error: BaseException) -> str:
@@ -274,14 +262,6 @@ def _out_of_memory(cfg: ConfigDict, error: Exception) -> str:
         f"{cfg.encoder.remat}), raise mesh.fsdp (now {cfg.mesh.fsdp}) or lower batch_size; --plan "
         f"says what fits"
     )
-
-
-def _claim(run: RunFolder, cfg: ConfigDict) -> None:
-    """Write config.json once; a continuation may only differ where that changes no number."""
-    file, new = run.path / "config.json", config.to_dict(cfg)
-    if file.is_file() and Checkpoints(run.path / "checkpoints").steps():
-        config.refuse_changes(json.loads(file.read_text()), new, str(run.path))
-    run.write("config.json", json.dumps(new, indent=2) + "\n")
 
 
 def _refuse_other_files(
@@ -308,19 +288,3 @@ def _with_frozen(state: TrainState, abstract: TrainState, run: Path) -> TrainSta
     places = flatten(abstract.frozen)
     frozen = {p: build.place_array(saved[p], x.sharding) for p, x in places.items()}
     return TrainState(state.step, state.params, unflatten(frozen), state.opt_state, state.ema)
-
-
-def _print_leakage(report: dict[str, Any], held_out: str) -> None:
-    if held_out != "every":
-        log.warning(
-            "data.held_out=%s: other held-out cases are trained on; tables say so", held_out
-        )
-    log.info(
-        "training on %d videos of %d cases; dropped %d videos of held-out cases (%s)",
-        report["kept"],
-        len(report["cases"]),
-        report["dropped"],
-        "; ".join(f"{name}: {counts}" for name, counts in report["splits"].items()) or "no splits",
-    )
-    if others := len(report["names"]) - len(report["cases"]):
-        log.info("%d names of these cases in other datasets count as seen too", others)

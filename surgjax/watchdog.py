@@ -93,7 +93,12 @@ class Watchdog:
     def _end(self) -> None:
         reason = f"no step for {self._timeout_s:g} s (in {self._goodput.part})"
         faulthandler.dump_traceback(sys.__stderr__)
-        print(f"{reason}; stacks are above and in {self._stacks}", file=sys.__stderr__, flush=True)
+        print(
+            f"error: {reason}; ended, to be started again (raise log.watchdog_s where that may "
+            f"take so long); stacks are above and in {self._stacks}",
+            file=sys.__stderr__,
+            flush=True,
+        )
         try:
             with self._stacks.open("w") as file:
                 faulthandler.dump_traceback(file)

@@ -21,8 +21,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from surgjax.config import refuse_changes
 from surgjax.errors import UserError
-from surgjax.files import whole, write_whole
+from surgjax.files import is_remote, parse_json, whole, write_whole
 from surgjax.testing import fault
 
 BEAT_S = 15  # between two renewals of STATUS
@@ -43,6 +44,9 @@ class RunFolder:
         self._next_beat = 0.0
         if not self.writes:
             return
+        if is_remote(path):  # object stores know neither locks nor appending; stderr has the log
+            log.warning("%s cannot be locked: make sure that no other job writes there", path)
+            return
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / ".lock", "w")
@@ -57,6 +61,16 @@ class RunFolder:
         self._handler.handleError = lambda record: None  # a full disk; stderr has the line
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
+
+    def claim(self, config: dict[str, Any], is_continued: bool) -> None:
+        """Write config.json once; a continuation may only differ where that changes no number.
+
+        Raises UserError naming a field that may not.
+        """
+        file = self.path / "config.json"
+        if is_continued and file.is_file():
+            refuse_changes(json.loads(file.read_text()), config, str(self.path))
+        self.write(file.name, json.dumps(config, indent=2) + "\n")
 
     def write(self, name: str, content: str | bytes) -> None:
         """A file that appears whole."""
@@ -115,12 +129,13 @@ class Metrics:
         self.file = run / "metrics.jsonl"
         self.evaluated: set[str] = set()  # evaluations already done at the restored step
         if self.file.is_file():
-            lines = [line for line in self.file.read_text().splitlines() if _step(line) is not None]
+            text = self.file.read_text(errors="replace")  # a damaged byte costs its line at most
+            lines = [line for line in text.splitlines() if _step(line) is not None]
             kept = [line for line in lines if _step(line) <= restored_step]
             write_whole(self.file, "".join(f"{line}\n" for line in kept))
             self.evaluated = _evaluated(kept, restored_step)
         self._wandb = _wandb_run(wandb, run, config) if wandb else None
-        self._tensorboard = tensorboard_writer(run / "tensorboard")
+        self._tensorboard = None if is_remote(run) else tensorboard_writer(run / "tensorboard")
         self._unwritten: list[str] = []
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -147,6 +162,11 @@ class Metrics:
         was_failing = len(self._unwritten) > 1
         try:
             fault("metrics", step)
+            if is_remote(self.file):
+                before = self.file.read_text() if self.file.is_file() else ""
+                write_whole(self.file, before + "".join(self._unwritten))
+                self._unwritten.clear()
+                return
             with self.file.open("ab") as file:
                 end = file.tell()
                 try:
@@ -173,8 +193,8 @@ class Metrics:
 
 def _step(line: str) -> int | None:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return int(parse_json(line)["step"])
+    except (ValueError, OverflowError, KeyError, TypeError):
         return None  # the last line of a killed run
 
 

@@ -31,7 +31,7 @@ import pytest  # noqa: E402
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the project, and runs.py
-LONG_FILES = {"test_launch_multiproc.py", "test_readme.py", "test_embed.py"}
+LONG_FILES = {"test_launch_multihost.py", "test_readme.py", "test_embed.py"}
 
 
 def pytest_configure():

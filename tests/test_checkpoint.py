@@ -1,7 +1,8 @@
-"""Checkpoints: retention, damage, fallback, another mesh, a full disk."""
+"""Checkpoints: retention, damage, fallback, another mesh, parts of them, a full disk."""
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from surgjax.checkpoint import Checkpoints, read_params
+from surgjax import digests, sharding
+from surgjax.checkpoint import Checkpoints, read_frozen, read_model, read_params, write_frozen
 from surgjax.digests import damaged_files, find_step
 from surgjax.errors import UserError
 from surgjax.optim import AdamW
 from surgjax.sharding import make_mesh, state_shardings
-from surgjax.state import TrainState
+from surgjax.state import TrainState, flatten, subtree
 
 
 def make_state(mesh, value=1.0, width=256):
@@ -54,19 +56,60 @@ def test_the_newest_and_every_so_many_stay(tmp_path):
     assert write(tmp_path, [1, 2, 3, 4, 5, 6], keep=2, keep_every=3).steps() == [3, 5, 6]
 
 
-def test_restores_bit_for_bit_on_another_mesh(tmp_path):
-    write(tmp_path, [7])
-    state, _ = make_state(make_mesh(), 7.0)
-    for data, fsdp in ((8, 1), (2, 4)):
-        _, abstract = make_state(make_mesh(data, fsdp))
+def uneven_state(mesh):
+    """Arrays that a mesh divides along different axes, or not at all; all bits are random."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
+    encoder = {
+        "embed": {"kernel": draw(3, 255, 264), "bias": draw(5)},
+        "blocks": {"mlp": {"kernel": draw(8, 130, 68)}},
+        "positions": draw(257, 263),
+    }
+    params = {"encoder": encoder, "decoder": {"head": {"kernel": draw(96, 770)}}}
+    adam = AdamW(peak_lr=1e-3, total_steps=1, depth=0)
+    opt_state = jax.eval_shape(adam.init, params)
+    opt_state = jax.tree.map(
+        lambda x: draw(*x.shape) if x.ndim else np.array(9, x.dtype), opt_state
+    )
+    frozen = {"text_encoder": {"table": draw(520, 129)}}
+    ema = jax.tree.map(lambda x: draw(*x.shape), encoder)
+    state = TrainState(np.array(9, np.int32), params, frozen, opt_state, ema)
+    shardings = state_shardings(mesh, state)
+    place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
+    return jax.device_put(state, shardings), jax.tree.map(place, state, shardings)
+
+
+def use_mesh(monkeypatch, count, fsdp):
+    found = jax.local_devices()[:count]
+    monkeypatch.setattr(sharding.jax, "devices", lambda: found)
+    return make_mesh(-1, fsdp)
+
+
+def test_any_mesh_restores_what_any_other_has_saved(tmp_path, monkeypatch):
+    """8 -> 4 -> 1 -> 8 devices, fsdp and data: averages, moments and frozen leaves too."""
+    meshes = [(8, 8), (4, 2), (1, 1), (8, 1), (4, 4)]
+    state, abstract = uneven_state(use_mesh(monkeypatch, *meshes[0]))
+    expected = jax.device_get(state)
+    write_frozen(tmp_path, state.frozen)
+    for step, (count, fsdp) in enumerate(meshes, start=1):
+        mesh = use_mesh(monkeypatch, count, fsdp)
+        _, abstract = uneven_state(mesh)
         checkpoints = Checkpoints(tmp_path / "checkpoints")
-        restored, meta = checkpoints.restore(checkpoints.newest_whole(), abstract)
-        assert equal(restored.params, state.params) and equal(restored.ema, state.ema)
-        assert equal(restored.opt_state, state.opt_state)
-        assert int(restored.step) == meta["step"] == 7
-        sharding = restored.params["encoder"]["embed"]["kernel"].sharding
-        assert sharding == abstract.params["encoder"]["embed"]["kernel"].sharding
+        if step > 1:
+            state, meta = checkpoints.restore(checkpoints.newest_whole(), abstract)
+            before = meshes[step - 2]
+            assert meta["saved_from"]["devices"] == before[0]
+            assert meta["saved_from"]["mesh"] == {"data": before[0] // before[1], "fsdp": before[1]}
+            assert int(state.step) == step - 1
+            for name in ("params", "opt_state", "ema"):
+                assert equal(getattr(state, name), getattr(expected, name)), name
+                wanted = jax.tree.map(lambda x: x.sharding, getattr(abstract, name))
+                assert wanted == jax.tree.map(lambda x: x.sharding, getattr(state, name))
+        checkpoints.save(state, step, {})
         checkpoints.close()
+    assert equal(read_frozen(tmp_path), expected.frozen)
+    kernel = state.params["encoder"]["embed"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 255, 66)}
 
 
 def flip(file):
@@ -97,8 +140,10 @@ def test_when_all_are_damaged_nothing_starts_silently_anew(tmp_path):
     write(tmp_path, [1, 2])
     for step in (1, 2):
         flip(payload(tmp_path, step))
-    with pytest.raises(UserError, match="every checkpoint"):
-        Checkpoints(tmp_path / "checkpoints").newest_whole()
+    for _ in range(2):  # nor when the same command is given again
+        with pytest.raises(UserError, match="every checkpoint"):
+            Checkpoints(tmp_path / "checkpoints").newest_whole()
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1, 2]
 
 
 def test_a_step_without_digests_is_not_trusted(tmp_path):
@@ -136,6 +181,114 @@ def test_parameters_are_read_without_a_mesh(tmp_path):
     assert read_params(tmp_path, step=1)[1]["step"] == 1
     with pytest.raises(UserError, match="no whole checkpoint 9"):
         find_step(tmp_path, 9)
+
+
+def random_leaves(folder):
+    """A step whose leaves cannot be compressed, so that their bytes are found on disk."""
+    rng = np.random.default_rng(1)
+    sizes = {"encoder": 500, "decoder": 3_000_000, "head": 700}
+    params = {n: {"kernel": rng.integers(0, 2**31, k, np.int32)} for n, k in sizes.items()}
+    average = {"kernel": params["encoder"]["kernel"] + 1}
+    placed = jax.device_put(params, jax.devices()[0])
+    step = jax.device_put(np.int32(1), jax.devices()[0])
+    opt_state = {"adam": placed}
+    state = TrainState(step, placed, {}, opt_state, jax.device_put(average, jax.devices()[0]))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(state, 1, {"ema_of": "encoder"})
+    checkpoints.close()
+    return params, average
+
+
+def bytes_read():
+    """By this process, of files."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_only_the_leaves_below_a_prefix_are_read(tmp_path):
+    params, average = random_leaves(tmp_path)
+    folder = find_step(tmp_path)
+    for file in (folder / "params").rglob("*"):
+        content = file.read_bytes() if file.is_file() else b""
+        place = content.find(params["decoder"]["kernel"][1000:1100].tobytes())
+        if place >= 0:
+            file.write_bytes(content[:place] + bytes(400) + content[place + 400 :])
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        find_step(tmp_path, 1)
+    before = bytes_read()
+    model, _ = read_model(folder, below=("encoder", "head"))
+    assert bytes_read() - before < 100_000
+    assert set(flatten(model)) == {"encoder/kernel", "head/kernel"}
+    assert equal(model["head"], params["head"]) and equal(model["encoder"], average)
+    assert read_model(folder, below=("enc",))[0] == {}
+    before = bytes_read()
+    assert not equal(read_model(folder)[0]["decoder"], params["decoder"])
+    assert bytes_read() - before > 12_000_000
+
+
+def test_a_model_is_read_beside_a_damaged_optimizer_state(tmp_path):
+    params, average = random_leaves(tmp_path)
+    flip(payload(tmp_path, 1, "opt_state"))
+    assert equal(read_params(tmp_path)[0], params)
+    assert equal(read_model(find_step(tmp_path))[0], params | {"encoder": average})
+    encoder = read_params(tmp_path, below=("encoder",))[0]
+    assert equal(subtree(encoder, "encoder"), params["encoder"]) and len(encoder) == 1
+    with pytest.raises(UserError, match="no completed checkpoint"):
+        read_params(tmp_path, item="opt_state")
+    with pytest.raises(UserError, match="every checkpoint"):
+        Checkpoints(tmp_path / "checkpoints").newest_whole()
+    flip(payload(tmp_path, 1))
+    with pytest.raises(UserError, match="is damaged"):  # also when its own folder is named
+        find_step(tmp_path / "checkpoints" / "1")
+
+
+def test_damaged_frozen_leaves_are_refused(tmp_path):
+    write_frozen(tmp_path, {"table": jnp.arange(70_000.0)})
+    assert equal(read_frozen(tmp_path), {"table": np.arange(70_000, dtype=np.float32)})
+    flip(max((tmp_path / "frozen").rglob("*"), key=lambda f: f.stat().st_size * f.is_file()))
+    with pytest.raises(UserError, match="frozen is damaged"):
+        read_frozen(tmp_path)
+    with pytest.raises(UserError, match="frozen is missing"):
+        read_frozen(tmp_path / "other")
+
+
+@pytest.mark.parametrize("moment", ["none of its files gone", "half of its files gone"])
+def test_killed_while_an_old_step_is_removed(tmp_path, monkeypatch, moment):
+    def stopped(folder):
+        if moment == "half of its files gone":
+            shutil.rmtree(folder / "params")
+        raise OSError("killed here")
+
+    monkeypatch.setattr(digests, "remove_folder", stopped)
+    with pytest.raises(OSError, match="killed here"):
+        write(tmp_path, [1, 2, 3], keep=2)
+    assert (tmp_path / "checkpoints" / "1" / "opt_state").is_dir()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.newest_whole() == 3
+    assert sorted(f.name for f in checkpoints.folder.iterdir()) == ["2", "3"]
+
+
+def test_killed_between_the_commit_and_the_digests(tmp_path, monkeypatch):
+    write(tmp_path, [1])
+    monkeypatch.setenv("SURGJAX_FAULT", "before_commit:raise:2")
+    with pytest.raises(RuntimeError, match="before_commit"):
+        write(tmp_path, [2])
+    monkeypatch.delenv("SURGJAX_FAULT")
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    for _ in range(2):
+        assert Checkpoints(tmp_path / "checkpoints").newest_whole() == 1
+    assert write(tmp_path, [2]).steps() == [1, 2]
+
+
+def test_killed_while_damaged_steps_are_moved_aside(tmp_path):
+    write(tmp_path, [1, 2, 3], keep=3)
+    for step in (2, 3):
+        flip(payload(tmp_path, step))
+    shutil.copytree(tmp_path / "checkpoints" / "1", tmp_path / "damaged" / "2")  # an earlier one
+    (tmp_path / "checkpoints" / "3").rename(tmp_path / "damaged" / "3")
+    for _ in range(2):
+        assert Checkpoints(tmp_path / "checkpoints").newest_whole() == 1
+    assert sorted(f.name for f in (tmp_path / "damaged").iterdir()) == ["2", "3"]
+    assert damaged_files(tmp_path / "damaged" / "2")
 
 
 def test_digests_cover_every_file(tmp_path):

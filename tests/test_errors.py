@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from surgjax import multihost
-from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError, nearest, run
+from surgjax.errors import INTERRUPTED, MOST, REQUEUE, Stopped, UserError, line_of, nearest, run
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,9 @@ def test_a_job_is_joined_only_when_its_variables_are_complete(monkeypatch):
         monkeypatch.delenv(name)
     with pytest.raises(UserError, match="expected JAX_COORDINATOR_ADDRESS"):
         multihost.join("on")
+
+
+def test_what_a_file_puts_into_an_error_is_one_line_that_can_be_printed():
+    said = line_of(UserError(f"row 2: \x1b[2J\n'a\u202eb' {'9' * 10_000}; expected 1"))
+    assert said.startswith("row 2: \\x1b[2J 'a\\u202eb' 999") and said.endswith("999; expected 1")
+    assert len(said) < MOST and said.isprintable()

@@ -28,7 +28,7 @@ def one_device(monkeypatch):
 def compiled_once():
     """Runs of equal settings share what is compiled: most of these tests' time is tracing.
 
-    Continuing in a process of its own, as users do, is what test_faults.py is about.
+    Continuing in a process of its own, as users do, is what tests/faults is about.
     """
     with pytest.MonkeyPatch.context() as patch:
         made = {}

@@ -166,7 +166,7 @@ def read_rows(
     """("file, row N", values) of a csv file with a header line.
 
     Raises:
-      UserError: not UTF-8, columns missing or unknown, a row of another length.
+      UserError: not UTF-8, no csv, columns missing or unknown, a row of another length.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -174,8 +174,10 @@ def read_rows(
         raise UserError(
             f"{path.name}: not UTF-8 text ({error.reason}); save it as UTF-8"
         ) from error
-    rows = csv.reader(io.StringIO(text, newline=""))  # a text may go over several lines
-    header = [name.strip() for name in next(rows, [])]
+    # A text may go over several lines; a quotation mark left open would swallow the rows after it.
+    rows = _told(csv.reader(io.StringIO(text, newline=""), strict=True), path)
+    _, first = next(rows, (0, []))
+    header = [name.strip() for name in first]
     missing = [name for name in required if name not in header]
     strange = [name for name in header if name not in required and name not in optional]
     if missing or strange or len(set(header)) < len(header):
@@ -183,13 +185,22 @@ def read_rows(
             f"{path.name}: columns are {','.join(header) or 'none'}; expected {','.join(required)}"
             + (f" and perhaps {','.join(optional)}" if optional else "")
         )
-    for row in rows:
+    for line, row in rows:
         if not row:
             continue
-        where = f"{path.name}, row {rows.line_num}"
+        where = f"{path.name}, row {line}"
         if len(row) != len(header):
             raise UserError(f"{where}: {len(row)} values; expected {len(header)}")
         yield where, dict(zip(header, (value.strip() for value in row), strict=True))
+
+
+def _told(rows, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, row) of a csv reader. Raises UserError where it does not understand a line."""
+    try:
+        for row in rows:
+            yield rows.line_num, row
+    except csv.Error as error:
+        raise UserError(f"{path.name}, row {rows.line_num}: no csv ({error})") from error
 
 
 def read_splits(path: Path, optional: tuple[str, ...]) -> dict[str, dict[str, str]]:
@@ -211,7 +222,8 @@ def read_splits(path: Path, optional: tuple[str, ...]) -> dict[str, dict[str, st
 def number(value: str, where: str, name: str) -> float:
     """`value` as a finite, non-negative number. Raises UserError."""
     try:
-        result = float(value)
+        odd = "_" in str(value) or not str(value).isascii()  # float() takes 1_0 and other digits
+        result = -1.0 if odd else float(value)
     except ValueError:
         result = -1.0
     if not 0 <= result < float("inf"):

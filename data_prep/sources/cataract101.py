@@ -97,7 +97,9 @@ def _check_length(root: Path, video: Video, frames: float) -> None:
     table = label_files.read_table(path, header=True) if path.exists() else [[]]
     for line, row in enumerate(table[1:], start=2):
         listed = dict(zip(table[0], row, strict=False))
-        if _case(video) != listed.get("VideoID") or not listed.get("Frames", "").isdecimal():
+        if _case(video) != listed.get("VideoID") or not label_files.is_whole(
+            listed.get("Frames", "")
+        ):
             continue
         if abs(int(listed["Frames"]) - frames) > FPS:
             raise UserError(
@@ -122,7 +124,7 @@ def _starts(path: Path) -> Starts:
     starts: Starts = {}
     for line, row in enumerate(table[1:], start=2):
         at = label_files.where(path, line)
-        if len(row) != len(HEADER) or not row[1].isdecimal():
+        if len(row) != len(HEADER) or not label_files.is_whole(row[1]):
             raise UserError(f"{at}: {row}; expected a video, a frame and a phase")
         phase = label_files.class_number(row[2], CLASSES, at, first=1, what="phase")
         before = starts.setdefault(row[0], [])

@@ -18,8 +18,9 @@ change instruments (idle), and frames there have no label.
 from pathlib import Path
 
 from data_prep import label_files, recordings
+from data_prep.media import Unreadable
 from data_prep.sources import About, Found, LabelTable, Times, Video, cached_by_file, number
-from data_prep.video import Unreadable, probe
+from data_prep.video import probe
 from surgjax.errors import UserError
 
 COLUMNS = ("comment", "sec", "endSec")

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import manifest
+from data_prep.media import PLAYLIST_SUFFIXES, VIDEO_SUFFIXES, suffix
 from data_prep.sources import (
     PARTS,
     Found,
@@ -32,7 +33,7 @@ from data_prep.sources import (
     read_rows,
     read_splits,
 )
-from data_prep.video import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES, suffix
+from data_prep.video import IMAGE_SUFFIXES
 from surgjax.errors import UserError, nearest
 
 

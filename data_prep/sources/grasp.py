@@ -132,7 +132,8 @@ def _labels(
 def _images(data: dict) -> dict[int, tuple[str, PurePosixPath]]:
     """id -> case and picture."""
     return {
-        row["id"]: (row["video_name"], PurePosixPath(row["file_name"])) for row in data["images"]
+        row["id"]: (str(row["video_name"]), PurePosixPath(row["file_name"]))
+        for row in data["images"]
     }
 
 

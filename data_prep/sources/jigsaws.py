@@ -128,7 +128,11 @@ def _gestures(path: Path) -> list[tuple[int, int, int]]:
     spans = []
     for line, row in enumerate(label_files.read_table(path, header=False), 1):
         at = label_files.where(path, line)
-        if len(row) != 3 or not all(map(str.isdecimal, row[:2])) or int(row[0]) > int(row[1]):
+        if (
+            len(row) != 3
+            or not all(map(label_files.is_whole, row[:2]))
+            or int(row[0]) > int(row[1])
+        ):
             raise UserError(f"{at}: {row}; expected first frame, last frame and gesture")
         number = label_files.class_number(row[2], GESTURES, at, what="gesture")
         spans.append((int(row[0]), int(row[1]) + 1, number))

@@ -124,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, Rows], dict[str, set[int]]]:
     double: dict[str, set[int]] = {}
     for line, row in enumerate(rows, 2):
         at = label_files.where(path, line)
-        if len(row) < len(HEADER) or not row[2].isdecimal():
+        if len(row) < len(HEADER) or not label_files.is_whole(row[2]):
             raise UserError(f"{at}: {row}; expected {';'.join(HEADER)}")
         frame = int(row[2])
         finding = label_files.class_number(row[4], CLASSES, at, what="finding")

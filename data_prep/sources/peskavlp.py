@@ -97,7 +97,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line and COLUMNS of each row. Texts may go over several lines; they become one."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, restval="")
+            table = csv.DictReader(file, restval="", strict=True)
             if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
                 raise UserError(
                     f"{named(path)}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}"

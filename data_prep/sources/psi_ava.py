@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, dict[int, tuple[int, int, set[int]]]]:
         return {}  # another table
     for line, row in enumerate(table, 1):
         at = label_files.where(path, line)
-        if len(row) != COLUMNS or not row[1].isdecimal():
+        if len(row) != COLUMNS or not label_files.is_whole(row[1]):
             raise UserError(f"{at}: {row}; expected case, second and {COLUMNS - 2} more values")
         case, second, instrument = row[0], int(row[1]), row[-3]
         phase = class_number(row[-2], PHASES, at, 0, "phase")

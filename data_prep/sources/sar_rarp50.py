@@ -92,7 +92,7 @@ def _rows(path: Path) -> label_files.Rows:
     actions: dict[int, int] = {}
     for line, row in enumerate(label_files.read_table(path, header=False), 1):
         at = label_files.where(path, line)
-        if len(row) != 2 or not row[0].isdecimal() or int(row[0]) % STEP:
+        if len(row) != 2 or not label_files.is_whole(row[0]) or int(row[0]) % STEP:
             raise UserError(f"{at}: {row}; expected every {STEP}th frame number and one action")
         frame = int(row[0])
         action = label_files.class_number(row[1], ACTIONS, at, 0, "action")

@@ -19,9 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from data_prep import label_files, manifest, recordings
+from data_prep.media import VIDEO_SUFFIXES, suffix
 from data_prep.sources import PARTS, About, Found, LabelTable, Refused, Times, Video
-from data_prep.video import VIDEO_SUFFIXES, suffix
 from surgjax.errors import UserError
+from surgjax.inside import leads_out
 
 PLACEHOLDER = "__DATA_ROOT__"
 LINE = rf'(?P<quote>"?)(?:{PLACEHOLDER}/*)?(?P<path>.+)(?P=quote) (?P<label>[0-9]{{1,3}})\s*'
@@ -166,7 +167,7 @@ def _objection(root: Path, path: str) -> str | None:
     if not path.isprintable() or suffix(path) not in VIDEO_SUFFIXES:
         return "no name of a video file"
     inside = Path(os.path.realpath(root / path)).is_relative_to(os.path.realpath(root))
-    if path.startswith("/") or ".." in path.split("/") or not inside:
+    if leads_out(path) or not inside:
         return f"a path or link that leaves the folder; expected {PLACEHOLDER}/..."
     return None
 

@@ -50,8 +50,8 @@ def read_sizes(path: Path) -> Sizes:
       UserError: unreadable, other columns, a model twice, or sizes of which some are numbers.
     """
     try:
-        header, *lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError) as error:
+        header, *lines = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); expected a csv file") from error
     if header[:2] != ["model", "series"] or len(header) != 3:
         raise UserError(
@@ -232,6 +232,7 @@ def _short(number: float) -> str:
 
 def _number(text: str) -> float | int | str:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    return number if math.isfinite(number) else text

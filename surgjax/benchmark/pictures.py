@@ -7,7 +7,6 @@ charts.py, of several trainings in curves.py and heat.py, of features in embeddi
 with the rows of numbers behind it.
 """
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from matplotlib.figure import Figure
 
 from surgjax.benchmark.predictions import Predictions
 from surgjax.errors import UserError
-from surgjax.files import csv_text, whole, write_whole
+from surgjax.files import csv_text, parse_json, whole, write_whole
 
 PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7"),
@@ -141,14 +140,14 @@ def read_curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """
     found: dict[str, list] = {}
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); is this a run?") from error
     for line in lines:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             step = int(values.pop("step"))
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, OverflowError, KeyError, AttributeError, TypeError):
             continue  # the last line of a run that was killed may be cut
         for name, value in values.items():
             number = value if isinstance(value, (int, float)) else np.nan

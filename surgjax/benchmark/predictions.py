@@ -26,13 +26,14 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from surgjax.errors import UserError, nearest
-from surgjax.files import whole, write_whole
+from surgjax.files import parse_json, whole, write_whole
 
 REQUIRED = ("video_id", "probabilities", "target")
 # What tells two rows apart, as far as it is there.
 KEYS = ("model", "setting", "draw", "video_id", "clip_id", "t_ms")
 SAW_TEST = ("yes", "no", "unknown")
 LISTS = ("probabilities", "target", "boxes", "target_boxes")
+MOST_MS = 2**53  # what a float64 holds exactly
 SUM_SLACK = 1e-3  # of probabilities kept as float16
 
 
@@ -127,10 +128,7 @@ def read(path: Path, classes: list[str] | None = None) -> Predictions:
       UserError: not there, unreadable, columns or classes missing, rows that are there twice, or
         values that are no probabilities or targets; the first bad row is named.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as predictions ({error})") from error
+    table = read_parquet(path, "predictions")
     if missing := [name for name in REQUIRED if name not in table.column_names]:
         raise UserError(
             f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(REQUIRED)} and "
@@ -172,6 +170,23 @@ def classes_of(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read as predictions ({error})") from error
 
 
+def read_parquet(path: Path, what: str) -> pa.Table:
+    """The rows of a file; columns that keep equal values once are what they repeat.
+
+    Raises:
+      UserError: it cannot be read as `what`.
+    """
+    try:
+        table = pq.read_table(path)
+        table.validate(full=True)  # texts may be none
+        for at, field in enumerate(table.schema):
+            if pa.types.is_dictionary(field.type):
+                table = table.set_column(at, field.name, table[at].cast(field.type.value_type))
+        return table
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as {what} ({error})") from error
+
+
 def matrix(path: Path, table: pa.Table, name: str) -> np.ndarray:
     """A column of lists of numbers, all of one length, (n, length).
 
@@ -193,17 +208,27 @@ def matrix(path: Path, table: pa.Table, name: str) -> np.ndarray:
 
 
 def filled(path: Path, table: pa.Table, names: Iterable[str]) -> None:
-    """Raises UserError: a row without a value of these columns, as far as they are there, or a
-    t_ms that is no number."""
+    """Raises UserError: a row without a value of these columns, as far as they are there, a t_ms
+    that is no whole number, or a video_id that is no name."""
     for name in names:
         if name not in table.column_names:
             continue
         column = table[name]
         if name == "t_ms" and not _is_number(column.type):
             raise UserError(f"{path}: t_ms is of type {column.type}; expected milliseconds")
+        if name == "video_id" and not _is_name(column.type):
+            raise UserError(f"{path}: video_id is of type {column.type}; expected text")
         empty = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type)).to_numpy()
         if empty.any():
             raise UserError(f"{path}, row {int(empty.argmax())} has no {name}; give every row one")
+        values = column.to_numpy().astype(np.float64) if name == "t_ms" else np.zeros(0)
+        odd = ~(np.abs(values) < MOST_MS)
+        odd |= np.where(odd, 0, values) % 1 != 0
+        if odd.any():
+            row = int(odd.argmax())
+            raise UserError(
+                f"{path}, row {row}: t_ms is {values[row]:g}; expected whole milliseconds"
+            )
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -213,7 +238,7 @@ def write_json(path: Path, value: dict) -> None:
 
 def _classes(path: Path, schema: pa.Schema, wanted: list[str] | None) -> list[str]:
     try:
-        found = json.loads((schema.metadata or {})[b"classes"])
+        found = parse_json((schema.metadata or {})[b"classes"])
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{path} does not name its classes; expected a JSON list of names as `classes` in the "
@@ -229,6 +254,11 @@ def _classes(path: Path, schema: pa.Schema, wanted: list[str] | None) -> list[st
             f"{path} has {len(found)} classes, expected {len(wanted)}: {', '.join(wanted)} ({hint})"
         )
     return found
+
+
+def _is_name(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -1,7 +1,6 @@
 """Sections of a page about everything below a folder: runs, their evaluations, pictures."""
 
 import html
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from surgjax.benchmark import (
 )
 from surgjax.benchmark.page import Picture, Section, notes, table
 from surgjax.errors import UserError
+from surgjax.files import parse_json
 
 SHOWN_ELSEWHERE = {"floors.png", "ribbons.png", "curves.png"}
 
@@ -35,7 +35,7 @@ def _evaluations(folder: Path, out: Path) -> list[Section]:
     sections = []
     for path in sorted(folder.rglob("metrics.json")):
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = parse_json(path.read_text(encoding="utf-8"))
             title, body = result["evaluation"].replace("_", " "), _numbers(result)
         except (ValueError, KeyError, TypeError, AttributeError, OSError):
             continue  # not one of ours

@@ -9,11 +9,12 @@
 An entry is one of a suite (suites.py).
 """
 
-import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from surgjax.errors import UserError
+from surgjax.files import parse_json
 
 JOB, SCORE, PREDICTIONS, WORK = "job.json", "score.json", "predictions.parquet", "work"
 
@@ -85,7 +86,10 @@ def _job(path: Path) -> Job:
     said, score = (read_json(path / name) for name in (JOB, SCORE))
     said.setdefault("entry", said.get("dataset"))
     said.setdefault("tier", "strict")
-    if not all(isinstance(score.get(part), dict) for part in ("metrics", "floors")):
+    if not all(isinstance(score.get(part), dict) for part in ("metrics", "floors")) or not (
+        all(map(_is_metric, score["metrics"].values()))
+        and all(map(_is_number, score["floors"].values()))
+    ):
         raise UserError(f"{path / SCORE} has no metrics; remove the job's {JOB} and run it again")
     try:
         job = Job(**{key: said[key] for key in FIELDS if key in said}, path=path, score=score)
@@ -93,16 +97,34 @@ def _job(path: Path) -> Job:
         raise UserError(
             f"{path / JOB} is no finished job's ({error}); remove it and run the job again"
         ) from error
+    odd = [one.name for one in fields(Job) if type(getattr(job, one.name)) is not one.type]
+    if odd := [name for name in odd if name in FIELDS]:
+        raise UserError(
+            f"{path / JOB} says {odd[0]} {getattr(job, odd[0])!r:.60}; remove it and run the job "
+            f"again"
+        )
     own = job_folder(Path(), job.model, job.entry, job.task, job.protocol, job.seed)
     if path.parts[-len(own.parts) :] != own.parts:  # a copy would count as one more seed
         raise UserError(f"{path} holds the job {own}; move copies elsewhere, rename none")
     return job
 
 
+def _is_metric(found: object) -> bool:
+    """Whether `score` says a number so, as far as tables read it."""
+    if not isinstance(found, dict) or not _is_number(found.get("value", "")):
+        return False
+    bounds = found.get("ci95") or [0, 0]
+    return isinstance(bounds, list) and len(bounds) == 2 and all(map(_is_number, bounds))
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float) and abs(value) < math.inf
+
+
 def read_json(path: Path) -> dict:
     """An object of a job's files. Raises UserError: not readable, or something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); remove the job's {JOB} and run the job again"

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int
 
 from surgjax.benchmark import statistics
+from surgjax.benchmark.predictions import matrix, read_parquet
 from surgjax.errors import UserError
 from surgjax.files import whole
 
@@ -70,10 +71,7 @@ def read_embeddings(path: Path) -> dict[str, dict[str, np.ndarray]]:
     Raises:
       UserError: not there, unreadable, columns missing, or embeddings of several lengths.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as embeddings ({error})") from error
+    table = read_parquet(path, "embeddings")
     missing = [name for name in (*COLUMNS, *EMBEDDINGS) if name not in table.column_names]
     if missing:
         raise UserError(f"{path} lacks the columns {', '.join(missing)}")
@@ -83,12 +81,9 @@ def read_embeddings(path: Path) -> dict[str, dict[str, np.ndarray]]:
         rows = table.filter(pa.array(models == name))
         found[name] = {key: rows[key].to_numpy() for key in COLUMNS}
         for key in EMBEDDINGS:
-            values = rows[key].to_pylist()
-            if len({len(value) for value in values}) != 1 or len(values[0]) == 0:
-                raise UserError(
-                    f"{path}: column {key} of model {name} has lists of several lengths"
-                )
-            found[name][key] = np.array(values, np.float32)
+            found[name][key] = matrix(path, rows, key).astype(np.float32)
+            if not found[name][key].size or not np.isfinite(found[name][key]).all():
+                raise UserError(f"{path}: {key} of model {name} is empty or not finite")
         if found[name]["video_embedding"].shape != found[name]["text_embedding"].shape:
             raise UserError(f"{path}: video and text embeddings of model {name} differ in length")
     return found

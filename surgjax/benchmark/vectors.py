@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int, Shaped
 
-from surgjax.benchmark.predictions import filled, matrix
+from surgjax.benchmark.predictions import filled, matrix, read_parquet
 from surgjax.errors import UserError
-from surgjax.files import whole
+from surgjax.files import parse_json, whole
 
 COLUMNS = ("video_id", "t_ms", "vector")
 
@@ -65,10 +65,7 @@ def read(path: Path) -> Vectors:
       UserError: unreadable, columns or values missing, no vectors, vectors of several lengths or
         that are not finite, or two rows of one video and time; the first bad row is named.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as features ({error})") from error
+    table = read_parquet(path, "features")
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise UserError(
             f"{path} lacks the columns {', '.join(missing)}; expected {', '.join(COLUMNS)}"
@@ -104,7 +101,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def _about(path: Path, schema: pa.Schema) -> dict[str, Any]:
     try:
-        about = json.loads((schema.metadata or {}).get(b"about", b"{}"))
+        about = parse_json((schema.metadata or {}).get(b"about", b"{}"))
     except ValueError as error:
         raise UserError(f"{path}: `about` in its metadata is no JSON ({error})") from error
     if not isinstance(about, dict):

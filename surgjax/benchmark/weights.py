@@ -1,14 +1,13 @@
 """What is known of a model without opening it: whose weights, seen cases, licence."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surgjax.benchmark import vectors
-from surgjax.digests import DIGESTS, find_step, is_run
+from surgjax.digests import DIGESTS, find_step, is_run, read_meta
 from surgjax.errors import UserError
 from surgjax.files import sha256
 from surgjax.interop.licence import UNKNOWN, UNKNOWN_DATA, combined, licences, pretrained_on
@@ -75,7 +74,7 @@ def listed(names: str | Sequence[str]) -> str:
 def _read_meta(step: Path) -> dict[str, Any]:
     """What a checkpoint says about itself. Raises UserError: unreadable."""
     try:
-        return json.loads((step / "meta" / "metadata").read_text(encoding="utf-8"))
+        return read_meta(step)
     except (OSError, ValueError) as error:
         raise UserError(f"{step} is damaged ({error}); use an older checkpoint") from error
 

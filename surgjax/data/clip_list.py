@@ -41,6 +41,7 @@ def read_clip_list(path: Path, stores: list[Store]) -> list[np.ndarray]:
                 f"{', '.join(CLIP_LIST)}, as `python -m surgjax.curate` writes them"
             )
         table = table.select(list(CLIP_LIST)).cast(pa.schema(list(CLIP_LIST.items())))
+        table.validate(full=True)  # texts may be none
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"data.clips={path} cannot be read ({' '.join(str(error).split())[:200]}); expected a "

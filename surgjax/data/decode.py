@@ -19,6 +19,7 @@ from surgjax.data.store import Frames, Store, Whole
 # ValueError.
 UNREADABLE = (RuntimeError, ValueError)
 READ_AHEAD = 16  # frames
+MAX_PIXELS = 1 << 25  # of a frame, 8K; what a packet claims would be allocated
 CODED_SLICE, IDR_SLICE = 1, 5  # nal_unit_type of pictures
 
 _buffers = threading.local()
@@ -53,6 +54,7 @@ def decode_block(packets: Sequence[bytes], wanted: Sequence[int]) -> list[np.nda
 
     decoder = av.CodecContext.create("h264", "r")
     decoder.thread_count, decoder.thread_type = 1, "NONE"
+    decoder.options = {"max_pixels": str(MAX_PIXELS)}
     missing, found = set(wanted), {}
     try:
         for i in itertools.chain(needed(packets, wanted), [None]):
@@ -101,10 +103,12 @@ def needed(packets: Sequence[bytes], wanted: Sequence[int]) -> list[int]:
 def _jpeg(store: Store, video: Whole, frames: Frames) -> Iterator[np.ndarray]:
     """Decodes into this thread's frame buffer: one frame stays in cache, a clip of fresh arrays
     would be paged in every time."""
-    shape = None
+    shape, wanted = None, (store.videos["height"][video], store.videos["width"][video])
     for data in _read_ahead(store, video, frames):
         if shape is None:
             shape = (*simplejpeg.decode_jpeg_header(data)[:2], 3)
+            if shape[:2] != wanted:  # and it may claim 13 GB of pixels
+                raise ValueError(f"frame of {shape[:2]} pixels in a video of {wanted}")
             if getattr(_buffers, "frame", np.empty(0)).size < np.prod(shape):
                 _buffers.frame = np.empty(np.prod(shape), np.uint8)
         yield simplejpeg.decode_jpeg(data, fastdct=True, fastupsample=True, buffer=_buffers.frame)

@@ -5,7 +5,9 @@ them: Cholec80 frames at 1 fps in one store and at 25 fps in another are the sam
 one that a store knows under another dataset's name, if it is held out there.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,8 @@ from surgjax.errors import UserError
 EVERY, NONE = "every", "none"
 # Cases of lists that do not say whose they are: the clips may be of any other dataset.
 NAMELESS = "surgrec_csv/"
+
+log = logging.getLogger("surgjax")
 
 
 def training_videos(stores: list[Store], split: str) -> tuple[list[np.ndarray], dict]:
@@ -71,6 +75,23 @@ def usable_videos(stores: list[Store], held_out: str = EVERY) -> tuple[list[np.n
     """
     everything = [np.ones(len(store), bool) for store in stores]
     return _without(held_out_cases(stores, held_out), stores, everything)
+
+
+def log_report(report: Mapping[str, Any], held_out: str) -> None:
+    """What `usable_videos` or `training_videos` left out, in lines of the run's log."""
+    if held_out != EVERY:
+        log.warning(
+            "data.held_out=%s: other held-out cases are trained on; tables say so", held_out
+        )
+    log.info(
+        "training on %d videos of %d cases; dropped %d videos of held-out cases (%s)",
+        report["kept"],
+        len(report["cases"]),
+        report["dropped"],
+        "; ".join(f"{name}: {counts}" for name, counts in report["splits"].items()) or "no splits",
+    )
+    if others := len(report["names"]) - len(report["cases"]):
+        log.info("%d names of these cases in other datasets count as seen too", others)
 
 
 def held_out_cases(stores: Sequence[Store], held_out: str = EVERY) -> set[str]:

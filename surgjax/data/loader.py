@@ -60,6 +60,7 @@ def train_batches(
     Raises:
       UserError: a batch the hosts do not divide, too little shared memory for the workers; while
         iterating: more than max_bad_share of the clips unreadable.
+      LoaderLost: while iterating: one of the workers was killed.
     """
     if plan.batch_size % num_hosts:
         raise UserError(f"batch_size {plan.batch_size} is not a multiple of the {num_hosts} hosts")
@@ -75,6 +76,10 @@ def train_batches(
     groups = range(start_step // plan.clips_per_window, -(-stop_step // plan.clips_per_window))
     source = _grain_iterator(work, groups, workers)
     return TrainBatches(source, work, start_step, stop_step, max_bad_share, on_bad)
+
+
+class LoaderLost(Exception):
+    """A loading process ended; a new start of the run may go well."""
 
 
 class TrainBatches:
@@ -102,7 +107,14 @@ class TrainBatches:
         k = self._work.plan.clips_per_window
         start = time.perf_counter()
         if self._group is None:
-            self._group = next(self._source)
+            try:
+                self._group = next(self._source)
+            except RuntimeError as error:
+                if "terminated unexpectedly" not in str(error):  # grain's words
+                    raise
+                raise LoaderLost(
+                    f"a loading process was killed, out of memory? ({error})"
+                ) from error
         wait = time.perf_counter() - start
         group, j = self._group, self._step % k
         substituted = int(group["substituted"])

@@ -126,7 +126,7 @@ def parse(data: bytes) -> Record:
     except DecodeError as error:
         raise ValueError(f"not a tf.train.Example: {error}") from error
     try:
-        return Record(
+        found = Record(
             video_id=feature["video_id"].bytes_list.value[0].decode(),
             first_frame=feature["first_frame"].int64_list.value[0],
             t_ms=tuple(feature["t_ms"].int64_list.value),
@@ -134,6 +134,9 @@ def parse(data: bytes) -> Record:
         )
     except IndexError as error:
         raise ValueError("record lacks video_id, first_frame, t_ms or frames") from error
+    if not 0 < len(found.frames) == len(found.t_ms):
+        raise ValueError(f"record of {len(found.frames)} frames with {len(found.t_ms)} times")
+    return found
 
 
 @functools.cache

@@ -9,7 +9,6 @@ import collections
 import contextlib
 import functools
 import itertools
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from surgjax.data import record
+from surgjax.data import record, tables
+from surgjax.data.record import VIDEO_COLUMNS as VIDEO_KINDS
 from surgjax.errors import UserError
+from surgjax.inside import inside
 
 # One record at a time, nothing read ahead: a clip's frames are asked for one by one, and every
 # thread that reads keeps its own few open shards. Without the footer's prefetch of 1 MiB, opening a
@@ -58,23 +59,25 @@ def _read_meta(path: Path) -> dict:
                 "`python -m data_prep shards` command again to finish it"
             )
     try:
-        meta = json.loads((path / "store.json").read_text())
-        version = int(meta["schema_version"])
-    except (ValueError, KeyError, TypeError) as error:
+        meta = tables.parse_meta((path / "store.json").read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(
-            f"{path / 'store.json'} is damaged ({error!r}); prepare the store again"
+            f"{path / 'store.json'} is damaged ({error}); prepare the store again"
         ) from error
-    if version > record.SCHEMA_VERSION:
+    if meta["schema_version"] > record.SCHEMA_VERSION:
         raise UserError(
-            f"{path} has store schema {version}, this surgjax reads up to "
+            f"{path} has store schema {meta['schema_version']}, this surgjax reads up to "
             f"{record.SCHEMA_VERSION}; upgrade surgjax"
         )
-    missing = [key for key in ("settings", "shards") if key not in meta]
-    if missing:
-        raise UserError(
-            f"{path / 'store.json'} lacks {', '.join(missing)}; prepare the store again"
-        )
+    refuse_names_outside(path, meta)
     return meta
+
+
+def refuse_names_outside(path: Path, meta: dict) -> None:
+    """Raises UserError where store.json names a shard, table or task outside of the store."""
+    shards = [shard["file"] for shard in meta["shards"]]
+    for name in [*shards, *meta.get("tables", {}), *meta.get("tasks", {})]:
+        inside(path, name, "store.json")
 
 
 class Store:
@@ -92,7 +95,7 @@ class Store:
     def __init__(self, path: Path, meta: dict):
         self.path, self.meta = path, meta
         self.name = str(meta.get("name") or path.name)
-        self.frames_per_record = int(meta["settings"].get("frames_per_record", 1))
+        self.frames_per_record = meta["settings"].get("frames_per_record", 1)
         self.codec = str(meta["settings"].get("codec", "jpeg"))
         if self.codec not in record.CODECS:
             raise UserError(
@@ -101,33 +104,32 @@ class Store:
             )
         self._local = threading.local()
         self._stretches: dict[int, list[tuple[int, int]]] = {}
-        try:
-            self._schema = pq.read_schema(path / "videos.parquet")
-        except (pa.ArrowException, OSError) as error:
-            raise self._damaged("videos.parquet", error) from error
+        self._schema = self._schema_of("videos.parquet")
         missing = [c for c in record.VIDEO_COLUMNS if c not in self._schema.names]
         if missing:
             raise UserError(
                 f"{path / 'videos.parquet'} lacks the columns {', '.join(missing)}; "
                 "prepare the store again"
             )
-        table = self._table("videos.parquet", columns=["video_id", "frames", "first_record"])
-        self.frames = _numbers(table["frames"]).astype(np.int64, copy=False)
-        self._first_record = _numbers(table["first_record"]).astype(np.int64, copy=False)
+        kinds = {name: VIDEO_KINDS[name] for name in ("video_id", "frames", "first_record")}
+        table = self._table("videos.parquet", kinds)
+        self.frames, self._first_record = _numbers(table["frames"]), _numbers(table["first_record"])
         self._ids = table["video_id"].combine_chunks()
+        if pc.count_distinct(self._ids).as_py() < len(self._ids):
+            raise self._damaged("videos.parquet", "a video is there twice")
         if not len(self.frames) or self.frames.max() < 1:
             raise UserError(
                 f"{path} is empty: {len(self.frames)} videos and no frames; see its "
                 "quarantine.parquet for what could not be read"
             )
-        counts = [int(shard["records"]) for shard in meta["shards"]]
-        self._shard_files = [str(shard["file"]) for shard in meta["shards"]]
-        self._shard_ends = list(itertools.accumulate(counts))
-        records = self._first_record + -(-self.frames // self.frames_per_record)
-        if records.max() > (self._shard_ends[-1] if counts else 0):
+        self._shard_files = [shard["file"] for shard in meta["shards"]]
+        self._shard_ends = list(itertools.accumulate(shard["records"] for shard in meta["shards"]))
+        first, total = self._first_record, min(sum(self._shard_ends[-1:]), 1 << 62)
+        needed = -(-self.frames // self.frames_per_record)
+        if min(first.min(), self.frames.min()) < 0 or (first > total - needed).any():
             raise UserError(
-                f"{path} is inconsistent: videos.parquet needs {records.max()} records, "
-                f"store.json lists {sum(counts)}; prepare the store again"
+                f"{path} is inconsistent: videos.parquet needs {(first + needed).max()} records, "
+                f"store.json lists {total}; prepare the store again"
             )
         self.videos = _Columns(self)
 
@@ -163,7 +165,10 @@ class Store:
             return self._ids
         if name not in self._schema.names:
             raise KeyError(f"{self.path} has no column {name!r}; it has {self._schema.names}")
-        return self._table("videos.parquet", columns=[name])[name].combine_chunks()
+        kind = "string" if name.startswith("split_") else VIDEO_KINDS.get(name)
+        kinds = {name: kind or self._schema.field(name).type}
+        may_be_empty = () if name in ("dataset", "case") else (name,)
+        return self._table("videos.parquet", kinds, may_be_empty)[name].combine_chunks()
 
     def labels(self, task: str) -> dict[str, np.ndarray]:
         """Labels of a task: {"video" int32 row of videos.parquet, "t_ms" int64} and either
@@ -176,22 +181,27 @@ class Store:
         if not path.is_file():
             known = sorted(p.stem for p in (self.path / "labels").glob("*.parquet"))
             raise UserError(f"{self.path} has no labels of task {task!r}; it has {known or 'none'}")
-        table = self._table(f"labels/{task}.parquet", read_dictionary=["video_id"])
-        out = {
-            "video": self._rows_of(table, path),
-            "t_ms": _numbers(table["t_ms"]).astype(np.int64, copy=False),
-        }
-        if "label" in table.column_names:
-            return out | {"label": _numbers(table["label"]).astype(np.int32, copy=False)}
-        values = table["values"].combine_chunks()
-        flat = _numbers(values.flatten()).astype(np.float32, copy=False)
-        return out | {"values": flat.reshape(len(values), -1)}
+        file, classes = f"labels/{task}.parquet", self._classes(task)
+        one_of_n = "values" not in self._schema_of(file).names
+        kinds = {"label": "int32"} if one_of_n else {"values": pa.list_(pa.float32())}
+        table = self._table(file, {"video_id": tables.NAMES, "t_ms": "int64"} | kinds)
+        out = {"video": self._rows_of(table, path), "t_ms": _numbers(table["t_ms"])}
+        if one_of_n:
+            label = _numbers(table["label"])
+            if classes is not None and label.max(initial=0) >= classes:
+                raise self._damaged(file, f"class {label.max()} of {classes}")
+            return out | {"label": label}
+        lists = table["values"].combine_chunks()
+        width = len(lists.values) // max(1, len(lists)) if classes is None else classes
+        if not tables.is_rectangular(lists, width):
+            raise self._damaged(file, f"rows without values for {width} classes")
+        return out | {"values": _numbers(lists.flatten()).reshape(len(lists), width)}
 
     def same_cases(self) -> list[dict]:
         """Rows of same_cases.parquet (record.SAME_CASE_COLUMNS); none if there is no such table."""
         if not (self.path / "same_cases.parquet").is_file():
             return []
-        return self._table("same_cases.parquet").to_pylist()
+        return self._table("same_cases.parquet", record.SAME_CASE_COLUMNS).to_pylist()
 
     @property
     def has_captions(self) -> bool:
@@ -210,13 +220,7 @@ class Store:
                 f"{self.path} has no captions; run its `python -m data_prep shards` command again "
                 "with --captions FILE"
             )
-        table = self._table(path.name, read_dictionary=["video_id"])
-        missing = [name for name in record.CAPTION_COLUMNS if name not in table.column_names]
-        if missing:
-            raise UserError(
-                f"{path} lacks the columns {', '.join(missing)}; it was written by an older "
-                "surgjax: prepare the store again"
-            )
+        table = self._table(path.name, record.CAPTION_COLUMNS | {"video_id": tables.NAMES})
         names = [name for name in record.CAPTION_COLUMNS if name != "video_id"]
         columns = {name: _numbers(table[name]) for name in names}
         return {"video": self._rows_of(table, path)} | columns
@@ -362,7 +366,8 @@ class Store:
         path = self.path / "edits.parquet"
         if not path.is_file():
             return {}
-        table = self._table(path.name, read_dictionary=["video_id"])
+        kinds = record.EDIT_COLUMNS | {"video_id": tables.NAMES}
+        table = self._table(path.name, kinds, may_be_empty=("end_ms", "x0", "y0", "x1", "y1"))
         found: dict[int, list[tuple[int, int]]] = {}
         columns = (table[name].to_pylist() for name in ("edit", "start_ms", "end_ms"))
         for video, edit, *span in zip(self._rows_of(table, path).tolist(), *columns, strict=True):
@@ -417,13 +422,24 @@ class Store:
             opened.popitem(last=False)[1].close()
         return opened[shard]
 
-    def _table(self, name: str, **options) -> pa.Table:
+    def _classes(self, task: str) -> int | None:
+        """Number of classes of a task, as far as store.json says."""
+        about = self.meta.get("tasks", {}).get(task)
+        return None if about is None else len(about["classes"])
+
+    def _table(self, name: str, kinds: Mapping, may_be_empty: Sequence[str] = ()) -> pa.Table:
         try:
-            return pq.read_table(self.path / name, **options)
+            return tables.read_table(self.path / name, kinds, may_be_empty)
+        except ValueError as error:
+            raise self._damaged(name, error) from error
+
+    def _schema_of(self, name: str) -> pa.Schema:
+        try:
+            return pq.read_schema(self.path / name)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(name, error) from error
 
-    def _damaged(self, name: str, error: Exception) -> UserError:
+    def _damaged(self, name: str, error: Exception | str) -> UserError:
         return UserError(
             f"{self.path / name} cannot be read ({error}); run "
             f"`python -m data_prep verify {self.path}`"

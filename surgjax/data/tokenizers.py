@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Int32
 
 from surgjax.errors import UserError, nearest
-from surgjax.files import write_whole
+from surgjax.files import parse_json, write_whole
 
 # Family -> files it is read from, each line one way; and where they can be had.
 FILES = {
@@ -44,6 +44,7 @@ SPECIAL = {
 CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+MOST_IDS = 1 << 24
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -115,12 +116,10 @@ def load(path: str | Path, family: str, length: int) -> Tokenizer:
     if found is None:
         raise _missing(path, family)
     config = _settings(path)
-    names = {kind: _content(config.get(kind, default)) for kind, default in SPECIAL[family].items()}
+    names = {kind: config.get(kind, default) for kind, default in SPECIAL[family].items()}
     if family == "bert":
-        names["eos_token"] = _content(config.get("sep_token", names["eos_token"]))
-    names["pad_token"] = (
-        _content(config.get("pad_token") or names.get("pad_token", "")) or (names["eos_token"])
-    )
+        names["eos_token"] = config.get("sep_token", names["eos_token"])
+    names["pad_token"] = config.get("pad_token") or names.get("pad_token") or names["eos_token"]
     try:
         backend = _backend(path, family, found, config, names)
     except UserError:
@@ -131,8 +130,10 @@ def load(path: str | Path, family: str, length: int) -> Tokenizer:
             f"the {family} family; copy it again"
         ) from error
     ids = {kind: backend.token_to_id(name) for kind, name in names.items()}
-    needed = ("cls_token", "eos_token", "pad_token") if family == "bert" else ("bos_token",)
-    absent = [names[kind] for kind in (*needed, "eos_token") if ids[kind] is None]
+    first = "cls_token" if family == "bert" else "bos_token"
+    absent = [names[kind] for kind in (first, "eos_token", "pad_token") if ids[kind] is None]
+    if family == "bert" and backend.token_to_id(backend.model.unk_token) is None:
+        absent.append(backend.model.unk_token)
     if absent:
         raise UserError(
             f"{path / found[0]} has no token {absent[0]!r}; expected a vocabulary of the {family} "
@@ -140,9 +141,14 @@ def load(path: str | Path, family: str, length: int) -> Tokenizer:
         )
     backend.enable_truncation(length)
     backend.no_padding()
-    return Tokenizer(
-        family, length, backend.get_vocab_size(), ids["eos_token"], ids["pad_token"], backend
-    )
+    size = 1 + max(backend.get_vocab().values())  # lines left empty are numbers without a piece
+    added = backend.encode("").ids  # what tokenizer.json puts around every sentence
+    if max(size, *added, 0) > MOST_IDS or max(added, default=0) >= size:
+        raise UserError(
+            f"{path / found[0]} numbers its pieces up to {max(size, *added)}; expected a vocabulary "
+            f"of the {family} family; copy it again"
+        )
+    return Tokenizer(family, length, size, ids["eos_token"], ids["pad_token"], backend)
 
 
 def word_pieces(sentences: Iterable[str], size: int) -> list[str]:
@@ -235,17 +241,23 @@ def _missing(path: Path, family: str) -> UserError:
 
 
 def _settings(path: Path) -> dict[str, Any]:
+    """tokenizer_config.json, special tokens as their texts, without those that are null."""
     file = path / "tokenizer_config.json"
     try:
-        made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        made = parse_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file} is not readable JSON ({error}); copy the file again") from error
-    return made if isinstance(made, dict) else {}
-
-
-def _content(token: Any) -> str:
-    """A special token's text, which settings write plainly or with its properties."""
-    return token["content"] if isinstance(token, Mapping) else token
+    made = made if isinstance(made, dict) else {}
+    for kind in ("sep_token", *SPECIAL["bert"], *SPECIAL["clip"]):
+        token = made.get(kind)  # its text, plainly or with its properties
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if kind in made and not isinstance(text, str | None):
+            raise UserError(f"{file} has {kind} {token!r:.60}; expected its text; copy it again")
+        if text is None:
+            made.pop(kind, None)
+        else:
+            made[kind] = text
+    return made
 
 
 def _backend(
@@ -284,7 +296,7 @@ def _backend(
                 (last, vocabulary[last]), (first, vocabulary[first])
             )
         return made
-    vocabulary = json.loads((path / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary = parse_json((path / "vocab.json").read_text(encoding="utf-8"))
     model = models.BPE.from_file(
         str(path / "vocab.json"),
         str(path / "merges.txt"),

@@ -8,6 +8,7 @@ Each clip may be seen in three crops along its long side.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,13 +57,9 @@ class Evaluator:
           UserError: a model without a head for the task, a store without such clips, settings that
             do not fit each other.
         """
-        about, columns = self._columns(model)
+        columns = self._columns(model)
         store = open_store(self.store)
-        if about["classes"] != store.meta.get("tasks", {}).get(self.task, {}).get("classes"):
-            raise UserError(
-                f"the head's classes of {self.task!r} are not those of {self.store}; expected "
-                f"equal names in equal order"
-            )
+        self.check(model.labels, store.meta.get("tasks", {}))
         clips = labelled_clips(
             *(store, self.task, model.clip),
             every_s=self.every_s,
@@ -99,7 +96,16 @@ class Evaluator:
             step=step,
         )
 
-    def _columns(self, model: Model) -> tuple[Mapping, slice]:
+    def check(self, labels: Mapping[str, Any], tasks: Mapping[str, Any]) -> None:
+        """Raises UserError when a head with these labels has not the classes of a store's tasks."""
+        head = labels.get(self.task)
+        if head and head["classes"] != tasks.get(self.task, {}).get("classes"):
+            raise UserError(
+                f"the head's classes of {self.task!r} are not those of {self.store}; expected "
+                f"equal names in equal order"
+            )
+
+    def _columns(self, model: Model) -> slice:
         if self.unit not in ("frame", "video") or self.crops not in CROPS:
             raise UserError(
                 f"unit={self.unit!r}, crops={self.crops}; expected frame or video, and 0, 1 or 3"
@@ -109,4 +115,4 @@ class Evaluator:
                 f"this run has no head for {self.task!r}; it has {sorted(model.labels) or 'none'}; "
                 f"train with objective.name=classify and that task"
             )
-        return model.labels[self.task], columns_of(model.labels, self.task)
+        return columns_of(model.labels, self.task)

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from data_prep.sources import read_rows
 from surgjax.benchmark import prompt_sets as scoring
 from surgjax.data.captioned import clean
 from surgjax.data.store import Store, open_store
@@ -216,18 +217,14 @@ def read_prompts(path: Path | None, classes: list[str]) -> list[list[str]]:
     if path is None:
         return [[_words(name)] for name in classes]
     try:
-        table = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+        rows = list(read_rows(path, list(COLUMNS)))
+    except OSError as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}); expected a csv file of prompts: "
             f"{','.join(COLUMNS)}"
         ) from error
-    if [name.strip() for name in table.fieldnames or []] != list(COLUMNS):
-        raise UserError(f"{path}: columns are {table.fieldnames}; expected {','.join(COLUMNS)}")
     found: list[list[str]] = [[] for _ in classes]
-    for row in table:
-        where = f"{path.name}, row {table.line_num}"
-        row = {name: (row[name] or "").strip() for name in COLUMNS}
+    for where, row in rows:
         known = [str(i) for i, name in enumerate(classes) if name == row["class"]]
         if [row["class_id"]] != known:
             raise UserError(

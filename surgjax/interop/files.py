@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from surgjax.errors import UserError
-from surgjax.files import sha256, whole
+from surgjax.files import parse_json, sha256, to_path, whole
 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+MAX_AXES = 32  # of an array of numpy 1
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
@@ -142,7 +143,7 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"{path} is damaged or holds Python objects ({blocked}), which can run code; expected "
             f"tensors alone; convert it to safetensors where you trust it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damage can make it fail in any way
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(
             f"{path} cannot be read as a PyTorch file ({reason}); expected an undamaged "
@@ -204,7 +205,7 @@ def import_torch(purpose: str):
 def read_json(path: Path) -> dict:
     """A JSON object from a file. Raises UserError where it is missing or something else."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = parse_json(to_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected a JSON file; check the folder") from error
     except (ValueError, OSError) as error:
@@ -263,11 +264,13 @@ def _checked_header(path: Path) -> tuple[dict, int, int]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        if not isinstance(entry, dict) or entry.get("dtype") not in DTYPES:
+        if not isinstance(entry, dict) or str(entry.get("dtype")) not in DTYPES:
             refuse(f"tensor {name!r} has no known type")
         shape, offsets = entry.get("shape"), entry.get("data_offsets")
         if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
             refuse(f"tensor {name!r} has shape {shape!r} at {offsets!r}")
+        if len(shape) > MAX_AXES or math.prod(n or 1 for n in shape) >= 2**60:
+            refuse(f"tensor {name!r} has shape {str(shape)[:80]}, which no array can have")
         needed = math.prod(shape) * _dtype(entry["dtype"]).itemsize
         if offsets[1] - offsets[0] != needed:
             refuse(f"tensor {name!r} of shape {shape} spans {offsets}, not {needed} bytes")

@@ -84,13 +84,14 @@ def licences(meta: Mapping[str, Any]) -> dict[str, str]:
     for role in ("init_from", "teacher"):
         if meta.get(role):
             source = meta[role]
-            found[f"weights of {source['source']}"] = source.get("licence") or UNKNOWN
+            found[f"weights of {source['source']}"] = str(source.get("licence") or UNKNOWN)
     return found
 
 
 def pretrained_on(meta: Mapping[str, Any]) -> list[str]:
     """Datasets (and splits) a run's weights have seen, those of its starting weights included."""
-    own = meta.get("pretrained_on") or []
-    seen = [own] if isinstance(own, str) else [str(entry) for entry in own]
-    seen += (meta.get("init_from") or {}).get("pretrained_on") or []
+    seen = []
+    for of in (meta, meta.get("init_from") or {}):
+        named = of.get("pretrained_on") or []
+        seen += map(str, named) if isinstance(named, list) else [str(named)]
     return sorted(set(seen)) or list(UNKNOWN_DATA)

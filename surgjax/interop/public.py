@@ -91,10 +91,11 @@ def load(path: str | Path) -> Model:
             f"{path} is a weight file without config.json; expected a folder with one; such a file "
             f"starts a training run: --config.init_from={path}"
         )
-    if hasattr(module, "completed"):
-        config = module.completed(config, weights.tensors)
-    notes = module.check_config(config, str(path))
-    network = nnx.eval_shape(lambda: module.network(config, rngs=nnx.Rngs(0)))
+    with sources.describing(path):
+        if hasattr(module, "completed"):
+            config = module.completed(config, weights.tensors)
+        notes = module.check_config(config, str(path))
+        network = nnx.eval_shape(lambda: module.network(config, rngs=nnx.Rngs(0)))
     shapes = {name: leaf.shape for name, leaf in flatten(split(network)[1]).items()}
     reading = to_ours(module.TABLE, module.canonical(weights.tensors), shapes, source=str(path))
     sources.check_shapes(reading.params, shapes, path)
@@ -119,7 +120,8 @@ def load(path: str | Path) -> Model:
 
 def architecture(config: Mapping[str, Any]) -> str:
     """The class that a folder was saved by."""
-    return (config.get("architectures") or ["model"])[0]
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else "model"
 
 
 def sizes(network: nnx.Module) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Weights to start from: a run of ours, a Hugging Face folder or a weight file, read alike."""
 
 import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from surgjax.digests import find_step, is_run
+from surgjax.digests import find_step, is_run, read_meta
 from surgjax.errors import UserError
-from surgjax.files import sha256
+from surgjax.files import parse_json, sha256, to_path
 from surgjax.interop import files, find_format, formats, licence
 from surgjax.interop.keys import Reading, shortened, to_ours
 from surgjax.interop.licence import UNKNOWN_DATA, licences, pretrained_on
@@ -108,7 +108,7 @@ def init_params(
       UserError: nothing there, another model family or size, missing or unused tensors (by name),
         content that could run code, PyTorch needed but absent.
     """
-    path = Path(path)
+    path = to_path(path)
     shapes = {name: tuple(shape) for name, shape in flatten(expected).items()}
     if is_run(path):
         reading, provenance = _from_run(path, shapes, config or {}, allow)
@@ -122,17 +122,17 @@ def _from_run(
 ) -> tuple[Reading, dict[str, Any]]:
     from surgjax.checkpoint import read_model
 
-    folder = find_step(path.absolute())
-    tree, meta = read_model(folder)
-    params = {name: np.asarray(array, np.float32) for name, array in flatten(tree).items()}
-    theirs, notes = meta.get("config", {}), []
+    folder = find_step(path)
+    theirs, notes, below = read_meta(folder).get("config", {}), [], ()
     before, now = (c.get("objective", {}).get("name") for c in (theirs, config))
     if before and now and before != now:
-        params = {name: array for name, array in params.items() if name.startswith("encoder/")}
+        below = ("encoder",)
         notes.append(f"encoder alone: that run's objective is {before!r}, this one's {now!r}")
     before, now = (c.get("encoder", {}).get("positions") for c in (theirs, config))
     if before and now and before != now:
         notes.append(f"positions differ: that run has {before!r}, this one {now!r}")
+    tree, meta = read_model(folder, below)
+    params = {name: np.asarray(array, np.float32) for name, array in flatten(tree).items()}
     reading = _same_paths(params, shapes, allow, str(path))
     check_shapes(reading.params, shapes, path)
     digest = sha256(folder / "DIGESTS.json")
@@ -201,19 +201,34 @@ def _from_outside(
     outside = open_outside(path)
     module, theirs = outside.module, outside.config
     _check_family(path, outside, {name.split("/")[0] for name in shapes})
-    notes = module.check_config(theirs, str(path)) if module.MODEL_TYPE else []
+    with describing(path):
+        notes = module.check_config(theirs, str(path)) if module.MODEL_TYPE else []
+        heads = module.heads(theirs) if theirs else {}
     tensors = module.canonical(outside.weights.tensors)
     reading = to_ours(module.TABLE, tensors, shapes, source=str(path), allow=allow)
     if hasattr(module, "fitted"):
         notes += module.fitted(reading.params, shapes)
     check_shapes(reading.params, shapes, path)
     if theirs:
-        _check_heads(module.heads(theirs), reading.params, config, path)
+        _check_heads(heads, reading.params, config, path)
     had = getattr(module, "POSITIONS", "sincos_1d")
     positions = config.get("encoder", {}).get("positions", had)
     if positions != had:
         notes.append(f"positions differ: these weights had {had!r}, this run has {positions!r}")
     return Reading(reading.params, reading.fresh, notes + reading.notes), provenance(path, outside)
+
+
+@contextmanager
+def describing(path: Path) -> Iterator[None]:
+    """What a config.json of odd values raises where it is read, as one UserError."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"{path}/config.json describes no network ({type(error).__name__} {reason:.120}); "
+            f"expected what the public class writes; get the folder again"
+        ) from error
 
 
 def _check_family(path: Path, outside: Outside, wanted: set[str]) -> None:
@@ -244,7 +259,7 @@ def _format_by_type(config: Mapping[str, Any], path: Path):
         layouts = [name for name, m in modules.items() if not m.MODEL_TYPE]
         raise UserError(
             f"{path} looks like a {config['model_type']!r} model "
-            f"({', '.join(config.get('architectures') or ['no class named'])}); expected "
+            f"({config.get('architectures') or 'no class named'}); expected "
             f"{' or '.join(folders)}, or a weight file in the names of {' or '.join(layouts)}; "
             f"give another folder or file"
         )
@@ -338,7 +353,7 @@ def provenance(path: Path, outside: Outside) -> dict[str, Any]:
     """
     hub = str(outside.config.get("_name_or_path"))  # may be a path of somebody's machine
     own = outside.weights.metadata.get("surgjax")
-    stated: dict[str, Any] = json.loads(own) if own else {}
+    stated: dict[str, Any] = parse_json(own) if own else {}
     card = front_matter((path if path.is_dir() else path.parent) / "README.md")
     name = card.get("license_name") if card.get("license") == "other" else card.get("license")
     datasets = card.get("datasets") or []

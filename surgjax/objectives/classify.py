@@ -189,19 +189,42 @@ class Objective(nnx.Module):
         keys = masking.sample_keys(sample_rng, batch["index"])
         tokens = self.encode_cubes(cubes, keys)
         logits = self.head(tokens, keys)
-        losses = self.task_losses(logits, targets, known)
+        losses = self.task_losses(logits, targets, known, batch.get("known"))
         total = sum(losses.values()) / len(losses)
         return total, {"loss": total} | (losses if len(losses) > 1 else {})
+
+    def told_of_all(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """The whole batch with "known" (b tasks), float32, for losses of its micro-batches that
+        have the loss of the whole as their mean: how many labels of a task a row has on average.
+
+        Mixed clips are paired within a micro-batch, where their labels are counted.
+        """
+        if self.mixup or self.cutmix:
+            return dict(batch)
+        known = batch["labels"] != UNKNOWN
+        counts = [
+            known[:, first:end].all(axis=1).sum()
+            if kind == "one_of_n"
+            else known[:, first:end].sum()
+            for _, kind, first, end in self.tasks
+        ]
+        shares = jnp.stack(counts).astype(jnp.float32) / len(known)
+        return dict(batch) | {"known": jnp.broadcast_to(shares, (len(known), len(counts)))}
 
     def task_losses(
         self,
         logits: Float[Array, "b k"],
         targets: Float[Array, "b k"],
         known: Bool[Array, "b k"],
+        known_of_all: Float[Array, "b tasks"] | None = None,
     ) -> dict[str, Float[Array, ""]]:
-        """<task>_loss: cross-entropy of clips or binary losses of classes, mean over known ones."""
+        """<task>_loss: cross-entropy of clips or binary losses of classes, mean over known ones.
+
+        Args:
+          known_of_all: "known" of `told_of_all`, when these rows are some of a larger batch.
+        """
         losses = {}
-        for name, kind, first, end in self.tasks:
+        for number, (name, kind, first, end) in enumerate(self.tasks):
             scores, wanted = logits[:, first:end], targets[:, first:end]
             counted = known[:, first:end]
             if kind == "one_of_n":
@@ -211,8 +234,11 @@ class Objective(nnx.Module):
                 each = jnp.logaddexp(0.0, scores) - wanted * scores
             else:
                 each = asymmetric(scores, wanted)
-            mean = jnp.where(counted, each, 0).sum() / jnp.maximum(counted.sum(), 1)
-            losses[f"{name}_loss"] = mean
+            count = counted.sum()
+            if known_of_all is not None:
+                count = len(logits) * known_of_all[0, number]
+            total = jnp.where(counted, each, 0).sum()
+            losses[f"{name}_loss"] = total / jnp.where(count > 0, count, 1)
         return losses
 
     def logits(self, video: UInt8[Array | np.ndarray, "b t h w c"]) -> Float[Array, "b k"]:

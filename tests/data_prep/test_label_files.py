@@ -112,11 +112,40 @@ def test_pictures_of_videos_that_share_a_folder(tmp_path):
         label_files.check_pictures(path, video, [7, 8])
 
 
+class Built:
+    """Pickled as a call of `function`, and perhaps with a state."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.all = (function, arguments) + (() if state is None else (state,))
+
+    def __reduce__(self):
+        return self.all
+
+
+def memory_unsafe() -> list:
+    """What numpy's own constructors would make of a stranger's bytes: addresses, and far fields."""
+    objects = Built(np.dtype, "O8", False, True)
+    far = (3, "|", None, ("a",), {"a": (np.dtype("i8"), 1000)}, 8, 1, 0)
+    fields = Built(np.dtype, "V8", False, True, state=far)
+    array = np.arange(3).__reduce__()[0]
+    scalar = np.int64(1).__reduce__()[0]
+    return [
+        Built(np.ndarray, (1,), objects, b"\x41" * 8),
+        Built(np.ndarray, (10**12,), np.dtype("u1")),
+        [np.dtype("i8"), np.ndarray],
+        Built(scalar, objects, b"\x41" * 8),
+        Built(scalar, fields, b"\x41" * 8),
+        Built(scalar, np.dtype("i8"), b"\x41"),
+        Built(array, np.ndarray, (0,), b"b", state=(1, (10**9,), np.dtype("i8"), False, b"\x41")),
+        Built(array, np.ndarray, (0,), b"b", state=(1, (1,), fields, False, b"\x41" * 8)),
+    ]
+
+
 def test_pickles_of_plain_data_only(tmp_path):
     data = {"a": [{"frame": 1, "x": np.int64(2), "v": np.arange(3)}]}
     (tmp_path / "good.pickle").write_bytes(pickle.dumps(data))
     got = label_files.read_pickle(tmp_path / "good.pickle")["a"][0]
-    assert got["x"] == 2 and got["v"].tolist() == [0, 1, 2]
+    assert got == {"frame": 1, "x": 2, "v": [0, 1, 2]}
 
     class Evil:
         def __reduce__(self):
@@ -125,6 +154,10 @@ def test_pickles_of_plain_data_only(tmp_path):
     (tmp_path / "evil.pickle").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError, match="evil.pickle: no pickle of plain data .*asks for .*system"):
         label_files.read_pickle(tmp_path / "evil.pickle")
+    for number, odd in enumerate(memory_unsafe()):
+        (tmp_path / f"{number}.pickle").write_bytes(pickle.dumps(odd))
+        with pytest.raises(UserError, match=f"{number}.pickle: no pickle of plain data"):
+            label_files.read_pickle(tmp_path / f"{number}.pickle")
     (tmp_path / "cut.pickle").write_bytes(pickle.dumps(data)[:10])
     with pytest.raises(UserError, match="cut.pickle: no pickle"):
         label_files.read_pickle(tmp_path / "cut.pickle")

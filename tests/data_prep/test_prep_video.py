@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import small_videos as make
 
-from data_prep.video import Seen, Unreadable, kept_frames, list_images, probe, stored_size
+from data_prep.media import Unreadable
+from data_prep.video import Seen, kept_frames, list_images, probe, stored_size
 
 
 def keep(path: Path, fps=None, short_side=320, **options):

@@ -13,9 +13,10 @@ import small_videos as make
 from data_prep import names, out_of_body, scan
 from data_prep.burnt_in import find_text, runs
 from data_prep.keyframes import Samples, read_samples
+from data_prep.media import Unreadable
 from data_prep.operation import plan_operation
 from data_prep.rendering import frames as render
-from data_prep.video import Seen, Unreadable, kept_frames
+from data_prep.video import Seen, kept_frames
 from surgjax.errors import UserError
 
 SIZE = (320, 192)

@@ -10,6 +10,7 @@ from runs import losses, same, tiny
 from surgjax import evaluate, multiblock, objectives, sharding
 from surgjax.checkpoint import read_model, read_params
 from surgjax.data.plan import ClipShape
+from surgjax.digests import find_step
 from surgjax.errors import UserError
 from surgjax.interop import find_format
 from surgjax.interop.keys import from_ours, to_ours
@@ -309,7 +310,7 @@ def test_training_goes_on_exactly_average_included(config, tmp_path, monkeypatch
     assert '"target_std"' in text and '"feature_rank"' in text
 
     # What is evaluated, exported and started from is the average, everywhere.
-    model, meta = read_model(tmp_path / "straight")
+    model, meta = read_model(find_step(tmp_path / "straight"))
     trained, _ = read_params(tmp_path / "straight")
     name = "encoder/blocks/mlp/up/kernel"
     assert meta["ema_of"] == "encoder"
