@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -102,14 +103,13 @@ def headers(
         rest = None if end is None else end - time.monotonic()
         try:
             for number, header in results(_headers, left, rest, threads=THREADS, within=within):
+                if isinstance(header, Unreadable) and header.args == too_large().args:
+                    header = _alone(videos[number], within)  # others took of its memory
                 found[number] = header
         except Unreadable:  # it is one of these: they were begun in this order
             left = [task for task in left if task[0] not in found]
-            for number, *arguments in left[:THREADS]:
-                try:
-                    found[number] = result(probe, *arguments, within=within)
-                except Unreadable as error:
-                    found[number] = error
+            for number, *_ in left[:THREADS]:
+                found[number] = _alone(videos[number], within)
     return [found[i] for i in range(len(videos))]
 
 
@@ -146,7 +146,10 @@ def _headers(
 ) -> Iterator[tuple[int, Header | Unreadable | None]]:
     end = math.inf if seconds is None else time.monotonic() + seconds
 
+    begin = threading.Event()  # not before all threads are there: their stacks take memory too
+
     def one(task: tuple) -> tuple[int, Header | Unreadable | None]:
+        begin.wait()
         number, *arguments = task
         if time.monotonic() > end:
             return number, None
@@ -156,7 +159,19 @@ def _headers(
             return number, error
 
     with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(one, tasks)
+        try:
+            found = pool.map(one, tasks)
+        finally:
+            begin.set()
+        yield from found
+
+
+def _alone(video: Video, within: Limits) -> Header | Unreadable:
+    """The header of a recording, or why there is none, found in a process for it alone."""
+    try:
+        return result(probe, *probed(video), within=within)
+    except Unreadable as error:
+        return error
 
 
 def _only(function: Callable, *arguments: Any) -> Iterator:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import av
+import av.subtitles.stream  # PyAV would with the first file, when there may be no memory for it
 
 from data_prep import limits
 

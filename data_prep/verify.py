@@ -7,6 +7,7 @@ Every file is compared with its digest in store.json, and records of every shard
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ import pyarrow.parquet as pq
 import simplejpeg
 from array_record.python import array_record_module
 
-from data_prep import captions, decisions, sources, tables
+from data_prep import captions, decisions, guarded, sources, tables
 from data_prep.encoding import decibels, squared_error
 from data_prep.media import Unreadable
 from data_prep.merge import EDITS
 from data_prep.plan import PARTS, PLAN
 from data_prep.pseudonyms import Pseudonymous, read_salt
 from data_prep.sources import Times
-from data_prep.video import Seen, kept_frames
+from data_prep.video import Frame, Seen, kept_frames
 from surgjax.data.decode import decode_block, pictures
 from surgjax.data.record import CAPTION_COLUMNS, LEVELS, SCHEMA_VERSION, VIDEO_COLUMNS, parse
 from surgjax.data.store import Store, open_store, refuse_names_outside
@@ -276,23 +277,21 @@ def _compare(store, video, name, wanted, source, root, recording, labels, edits)
     t_ms = dict(zip(wanted.tolist(), store.read_times(video, wanted), strict=True))
     made, problems = {}, []
     try:
-        frames = kept_frames(
-            recording.path,
-            fps=rate,
-            short_side=settings["short_side"],
-            seen=Seen(),
-            even=store.codec == "x264",
-            crop=decision.crop,
-            frames_fps=recording.frames_fps,
-            frames_pattern=recording.frames_pattern,
-        )
-        kept = map(decision.covering, filter(decision.keeps, frames))
-        for position, frame in enumerate(kept):
-            if position in stored:
-                made[position] = frame
-            if position >= wanted[-1]:
-                break
-        frames.close()
+        options = {
+            "fps": rate,
+            "short_side": settings["short_side"],
+            "even": store.codec == "x264",
+            "crop": decision.crop,
+            "frames_fps": recording.frames_fps,
+            "frames_pattern": recording.frames_pattern,
+        }
+        with closing(guarded.results(_frames, recording.path, options)) as frames:
+            kept = map(decision.covering, filter(decision.keeps, frames))
+            for position, frame in enumerate(kept):
+                if position in stored:
+                    made[position] = frame
+                if position >= wanted[-1]:
+                    break
     except Unreadable as error:
         return [f"{name}: the recording cannot be read any more ({error.reason})"]
     lowest = SAME_PSNR if store.codec == "jpeg" else store.videos["psnr_lowest"][video] - SLACK
@@ -325,6 +324,11 @@ def _compare(store, video, name, wanted, source, root, recording, labels, edits)
             if (t in ours) != (t in theirs) or t in ours and not np.array_equal(ours[t], theirs[t]):
                 problems.append(f"{name} at {t} ms: other {task} label than in the source")
     return problems
+
+
+def _frames(path: Path, options: dict) -> Iterator[Frame]:
+    """`kept_frames`, for a process of its own."""
+    yield from kept_frames(path, seen=Seen(), **options)
 
 
 def _labels_at(columns: dict, video: int, t_ms: np.ndarray) -> dict[int, np.ndarray]:

@@ -40,7 +40,7 @@ from surgjax.digests import (
     read_meta,
     remove_step,
 )
-from surgjax.errors import UserError
+from surgjax.errors import REQUEUE, Stopped, UserError
 from surgjax.files import absolute, is_remote, parse_json, remove_folder, write_whole
 from surgjax.state import Params, TrainState, flatten, unflatten
 from surgjax.testing import fault
@@ -124,7 +124,6 @@ class Checkpoints:
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
         """Start saving; returns as soon as the arrays are copied. Finishes the save before it."""
         self.wait()
-        fault("before_save", step)
         arguments = {
             "params": ocp.args.StandardSave(state.params),
             "opt_state": ocp.args.StandardSave(state.opt_state),
@@ -134,12 +133,13 @@ class Checkpoints:
         }
         if state.ema is not None:
             arguments["ema"] = ocp.args.StandardSave(state.ema)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_space(state)
-        self._saving = step
         with _disk_errors(self.folder):
+            fault("before_save", step)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_space(state)
+            self._saving = step
             self._open().save(step, args=ocp.args.Composite(**arguments), force=True)
-        fault("inside_save", step)
+            fault("inside_save", step)
 
     def _check_space(self, state: TrainState) -> None:
         """Refuse before anything is written: a save that fails half-way is noticed, but noisy."""
@@ -203,9 +203,15 @@ class Checkpoints:
                 )
             fault("after_commit", step)
             for old in outdated(self.steps(), self.keep, self.keep_every):
-                remove_step(self.folder / str(old))
+                self._remove(self.folder / str(old))
         except Exception as error:  # raised again by wait() on the main thread
             self._failure = error
+
+    def _remove(self, step: Path) -> None:
+        try:
+            remove_step(step)
+        except OSError as error:  # on NFS, while somebody reads it; the next start removes the rest
+            log.warning("%s cannot be removed now: %s", step, error)
 
     def _clean_and_pick(self, strict: bool) -> int:
         for path in leftovers(self.folder):
@@ -429,7 +435,11 @@ def _move_aside(step: Path) -> None:
 
 
 class _disk_errors:
-    """Turns what a full disk raises, of whatever type, into one clear line."""
+    """Turns what a disk raises that is full or another's, of whatever type, into one clear line.
+
+    Orbax gives up after 20 minutes, by a clock that may be set meanwhile: such a step is not
+    trusted, and another start may go well.
+    """
 
     SIGNS = ("no space left", "file too large", "out_of_range", "resource_exhausted", "quota")
 
@@ -440,12 +450,15 @@ class _disk_errors:
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, Exception) and any(s in str(error).lower() for s in self.SIGNS):
-            free = ""
-            if not is_remote(self.folder):
+        if isinstance(error, TimeoutError):
+            raise Stopped(f"a save to {self.folder} took too long: {error}", REQUEUE) from error
+        is_full = any(sign in str(error).lower() for sign in self.SIGNS)
+        if isinstance(error, OSError) or (isinstance(error, Exception) and is_full):
+            free, why = "", "disk full or over quota" if is_full else error.strerror or error
+            if not is_remote(self.folder) and self.folder.is_dir():
                 free = f" ({shutil.disk_usage(self.folder).free / 1e9:.1f} GB free)"
             logging.getLogger("asyncio").disabled = True  # it repeats this for every other file
             raise UserError(
-                f"could not write a checkpoint to {self.folder}{free}, disk full or over quota; "
-                f"free space and run the same command again; older ones are whole"
+                f"could not write a checkpoint to {self.folder}{free}: {why}; make room for it and "
+                f"run the same command again; older ones are whole"
             ) from error

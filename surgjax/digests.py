@@ -129,9 +129,10 @@ def read_digests(folder: Path) -> dict[str, dict[str, Any]] | None:
     """Content of a step's DIGESTS.json, None where it is missing or damaged itself."""
     try:
         content = parse_json((folder / DIGESTS).read_text())
-        return {
+        found = {
             n: {"sha256": str(e["sha256"]), "bytes": int(e["bytes"])} for n, e in content.items()
         }
+        return found or None
     except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError):
         return None
 

@@ -8,9 +8,11 @@
 | 75   | SIGTERM: saved, please requeue; or a host was lost   |
 | 130  | Ctrl-C: saved                                        |
 | 134  | SIGABRT: no step for long, or a host was lost        |
+| 142  | SIGALRM: no step for long, and the watchdog hung too |
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -86,6 +88,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
         code = stop.code
+        # SLURM ends a job's other processes as soon as one has left, and takes their code then.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _leave_within(LEAVE_S, code)  # a reader that hangs must not hold what is saved and closed
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,9 @@ NEEDED = {
     "gs": {"gcsfs": "gcsfs", "google-cloud-storage": "google.cloud.storage"},
     "s3": {"s3fs": "s3fs"},
 }
+UNLOCKED = "%s cannot be locked (%s): make sure that no other job writes there"
+
+log = logging.getLogger("surgjax")
 
 
 @contextmanager
@@ -52,21 +56,27 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run folder against other processes, on a file system: object stores know no locks.
+    """Hold a run folder, made where it is missing, against other processes.
+
+    Object stores and some file systems (Lustre mounted without flock) know no locks: a warning.
 
     Raises:
       UserError: another process holds it.
     """
     if is_remote(folder):
+        log.warning(UNLOCKED, folder, "an object store")
         yield
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # the latter from NFS
             raise UserError(
-                f"{folder} is in use by another process; wait for it or stop it first"
+                f"{folder} is in use by another process; wait for it, stop it, or use another one"
             ) from None
+        except OSError as error:
+            log.warning(UNLOCKED, folder, error.strerror)
         yield
 
 

@@ -5,6 +5,8 @@ from pathlib import Path, PurePosixPath
 
 from surgjax.errors import UserError
 
+SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # Unicode's, but for " "
+
 
 def inside(root: Path, name: object, said_by: str = "") -> Path:
     """`root / name`, for a name that a table, a manifest or anybody's file gives.
@@ -30,10 +32,16 @@ def leads_out(name: object) -> str | None:
     """Why a name is no relative path below a folder; None for one that is."""
     if not isinstance(name, str) or not name:
         return "which is no name"
-    if not name.isprintable():
+    if not is_printable(name):
         return "which has characters that cannot be printed"
     if re.match(r"[/\\]|[A-Za-z]:", name) or PurePosixPath(name).is_absolute():
         return "which is no relative path"
     if ".." in re.split(r"[/\\]", name):
         return 'which has ".."'
     return None
+
+
+def is_printable(name: str) -> bool:
+    """Whether a name has letters, signs and spaces alone: those of Japanese and macOS too, which
+    Python counts as unprintable."""
+    return SPACES.sub(" ", name).isprintable()

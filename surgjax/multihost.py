@@ -138,6 +138,16 @@ def together(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def largest(number: int) -> int:
+    """The largest of all processes' numbers; they wait for each other here."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())
+
+
 def check_shared(folder: Path) -> None:
     """See that all processes have the same `folder`, by a file that process 0 writes there.
 

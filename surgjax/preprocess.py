@@ -5,6 +5,7 @@ and normalised with 0.5 and 0.5. Results are float32 (frames, height, width, 3),
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from surgjax.errors import UserError, nearest
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+FORMATS = ("JPEG", "PNG", "WEBP")  # a suffix can lie, and Pillow has other programs open some
 MODES = ("centered", "online")
 SAMPLE_TYPES = ("uniform", "first", "middle")
 
@@ -121,32 +123,32 @@ class VideoPreprocessor:
                 f"over; give a picture whose place is a multiple of it, or sample_rate=1"
             )
         for i in self.frame_window(len(kept), kept.index(path)):
-            with Image.open(kept[i]) as picture:
-                yield self._square(picture.convert("RGB"))
+            try:
+                with Image.open(kept[i], formats=FORMATS) as picture:
+                    yield self._square(picture.convert("RGB"))
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
+                raise UserError(
+                    f"{kept[i]} cannot be read as a picture ({type(error).__name__}); expected "
+                    f"{', '.join(FORMATS)}; copy it again"
+                ) from error
 
     def _of_file(self, path: Path) -> Iterator[np.ndarray]:
-        from data_prep import media
+        from PIL import Image
+
+        from data_prep import guarded, media
 
         if not path.is_file():
             raise UserError(f"{path} is no file; expected a video or a picture of a folder of them")
+        found = guarded.results(_frames, path, self.num_frames, self.sample_type)
         try:
-            with media.opened(path) as container:
-                # Containers are wrong about their number of frames, so the pictures are counted.
-                count = sum(1 for _ in container.decode(media.video_stream(container)))
-            wanted = self.sampled(count).tolist()
-            with media.opened(path) as container:
-                for i, frame in enumerate(container.decode(media.video_stream(container))):
-                    for _ in range(wanted.count(i)):
-                        yield self._square(frame.to_image())
-                    if not wanted or i >= wanted[-1]:
-                        break
+            with closing(found):
+                for frame in found:
+                    yield self._square(Image.fromarray(frame))
         except media.Unreadable as error:
             raise UserError(
                 f"{path} cannot be read as a video ({error.reason}: {error.detail}); expected a "
                 f"file that FFmpeg reads"
             ) from error
-        if not wanted:
-            raise UserError(f"{path} holds no pictures; expected a video")
 
     def _of_arrays(self, video: Any) -> Iterator[np.ndarray]:
         from PIL import Image
@@ -180,3 +182,23 @@ class VideoPreprocessor:
 def get_preprocess(num_frames: int = 16, image_res: int = 224, **options: Any) -> Callable:
     """A `VideoPreprocessor`, by the name the package `surgclip` has for it."""
     return VideoPreprocessor(num_frames, image_res, **options)
+
+
+def _frames(path: Path, num_frames: int, sample_type: str) -> Iterator[np.ndarray]:
+    """RGB frames (h, w, 3) that a clip of the whole video shows, for a process of its own."""
+    from data_prep import media
+
+    with media.opened(path) as container:
+        stream = media.video_stream(container)
+        # Containers are wrong about their number of frames, so the pictures are counted.
+        count = sum(len(packet.decode()) for packet in media.packets(container, stream))
+    if not count:
+        raise UserError(f"{path} holds no pictures; expected a video")
+    wanted = VideoPreprocessor(num_frames, sample_type=sample_type).sampled(count).tolist()
+    with media.opened(path) as container:
+        packets = media.packets(container, media.video_stream(container))
+        for i, frame in enumerate(frame for packet in packets for frame in packet.decode()):
+            for _ in range(wanted.count(i)):
+                yield frame.to_ndarray(format="rgb24")
+            if i >= wanted[-1]:
+                break

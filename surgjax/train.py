@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from surgjax import build, config, evaluate, testing
@@ -19,7 +20,7 @@ from surgjax.complete import complete
 from surgjax.data import leakage
 from surgjax.data.loader import LoaderLost, train_batches
 from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError
-from surgjax.multihost import check_shared, together
+from surgjax.multihost import check_shared, largest, together
 from surgjax.preemption import StopSignal, Waited
 from surgjax.progress import Meter, line
 from surgjax.sharding import host_rows, make_mesh, put_batch
@@ -44,18 +45,26 @@ def train(cfg: ConfigDict, workdir: Path, *, strict: bool = False) -> TrainState
     testing.check()
     config.check(cfg)
     cfg = complete(cfg)
-    check_shared(workdir)
+    mesh = make_mesh(**config.to_dict(cfg.mesh))
+    if cfg.batch_size % (cfg.accumulation * mesh.devices.size):
+        raise UserError(
+            f"batch_size={cfg.batch_size} is not divisible by accumulation={cfg.accumulation} x "
+            f"{mesh.devices.size} devices"
+        )
+    learner = build.make_learner(cfg)
+    check_shared(workdir)  # the first that leaves something there
     run = RunFolder(workdir)
     goodput = Goodput()
     status = "failed"
     try:
+        run.status("running: start")
         with StopSignal() as signal, ExitStack() as closing:
             stacks = workdir / f"stacks-{jax.process_index()}.txt"
             watchdog = Watchdog(
                 cfg.log.watchdog_s, stacks, goodput, lambda why: run.status(f"failed: {why}")
             )
             closing.callback(watchdog.close)
-            state = _train(cfg, run, signal, goodput, watchdog, strict, closing)
+            state = _train(cfg, mesh, learner, run, signal, goodput, watchdog, strict, closing)
         status = "done"
         return state
     except Stopped as stop:
@@ -77,6 +86,8 @@ def train(cfg: ConfigDict, workdir: Path, *, strict: bool = False) -> TrainState
 
 def _train(
     cfg: ConfigDict,
+    mesh: Mesh,
+    learner: build.Learner,
     run: RunFolder,
     signal: StopSignal,
     goodput: Goodput,
@@ -85,14 +96,7 @@ def _train(
     closing: ExitStack,
 ) -> TrainState:
     workdir = run.path
-    mesh = make_mesh(**config.to_dict(cfg.mesh))
     first_row, end_row = host_rows(mesh, cfg.batch_size)
-    if cfg.batch_size % (cfg.accumulation * mesh.devices.size):
-        raise UserError(
-            f"batch_size={cfg.batch_size} is not divisible by accumulation={cfg.accumulation} x "
-            f"{mesh.devices.size} devices"
-        )
-    learner = build.make_learner(cfg)
     abstract = learner.abstract(mesh)
     teacher = build.load_teacher(cfg, learner, mesh)
     data = build.open_data(cfg)
@@ -105,6 +109,7 @@ def _train(
     closing.callback(checkpoints.close)
     run.claim(config.to_dict(cfg), is_continued=bool(checkpoints.steps()))
     start = checkpoints.newest_whole(strict)
+    watchdog.beat()
     if start is None:
         start = 0
         state, provenance = build.init_state(learner, cfg, abstract)
@@ -142,15 +147,23 @@ def _train(
         moved=moved,
     )
 
+    def stopped(step: int, code: int) -> Stopped:
+        checkpoints.wait()
+        together("stopped")  # who left before process 0 has saved would be taken for lost
+        return Stopped(f"stopped at step {step}, saved in {workdir}", code)
+
     def evaluate_now(names: set[str], step: int) -> None:
-        """On process 0, while the others wait; a stop ends it and is heeded at the next step."""
+        """On process 0, while the others wait; a stop ends it and is heeded at the next step, or
+        here after the last: what was not evaluated is at the next start."""
         goodput.enter("evaluation")
         moved(step)
         evaluators.run(state, step, metrics, only=names)
         if not run.writes:
             watchdog.pause()
-        together("evaluation")
+        code = largest(signal.code)
         moved(step)
+        if code and step == last:
+            raise stopped(step, code)
 
     stop_flags = StopFlags(mesh, signal)
     before: dict[str, jax.Array] = {}
@@ -224,9 +237,7 @@ def _train(
         checkpoints.poll()
         fault("after_step", step)
         if code:
-            checkpoints.wait()
-            together("stopped")  # who left before process 0 has saved would be taken for lost
-            raise Stopped(f"stopped at step {step}, saved in {workdir}", code)
+            raise stopped(step, code)
         if due:
             evaluate_now(due, step)
             meter.restart(step)

@@ -18,6 +18,7 @@ from surgjax.progress import clock
 
 PARTS = ("steps", "data wait", "compile", "restore", "save", "evaluation", "start")
 CHECKS = 20  # looks at the clock within the time allowed
+LAST_WORDS_S = 30  # that the end may take; what hangs may be the file system they are written to
 
 
 class Goodput:
@@ -82,15 +83,19 @@ class Watchdog:
         if self._timeout_s:
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _watch(self) -> None:
         while not self._over.wait(self._timeout_s / CHECKS):
-            # Python code of any thread may be what hangs, so the interpreter's own clock looks too.
-            faulthandler.dump_traceback_later(2 * self._timeout_s, exit=True, file=sys.__stderr__)
+            # What hangs may hold the interpreter, and this thread with it: then C code prints the
+            # stacks, and the system's alarm, which nobody handles, ends the process.
+            faulthandler.dump_traceback_later(2 * self._timeout_s, file=sys.__stderr__)
+            signal.setitimer(signal.ITIMER_REAL, 2 * self._timeout_s + LAST_WORDS_S)
             if not self._is_paused and time.monotonic() - self._beat > self._timeout_s:
                 self._end()
 
     def _end(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, LAST_WORDS_S)
         reason = f"no step for {self._timeout_s:g} s (in {self._goodput.part})"
         faulthandler.dump_traceback(sys.__stderr__)
         print(
@@ -100,8 +105,8 @@ class Watchdog:
             flush=True,
         )
         try:
+            self._last_words(reason)
             with self._stacks.open("w") as file:
                 faulthandler.dump_traceback(file)
-            self._last_words(reason)
         finally:
             os.kill(os.getpid(), signal.SIGABRT)

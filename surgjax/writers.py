@@ -4,7 +4,6 @@ TensorBoard (through CLU) and Weights & Biases mirror metrics.jsonl. Only rank 0
 """
 
 import datetime
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -14,7 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from surgjax.config import refuse_changes
 from surgjax.errors import UserError
-from surgjax.files import is_remote, parse_json, whole, write_whole
+from surgjax.files import held, is_remote, parse_json, whole, write_whole
 from surgjax.testing import fault
 
 BEAT_S = 15  # between two renewals of STATUS
@@ -40,24 +39,16 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self.writes = jax.process_index() == 0
-        self._lock = self._handler = None
+        self._held, self._handler = ExitStack(), None
         self._next_beat = 0.0
+        self._is_silent = False
         if not self.writes:
             return
-        if is_remote(path):  # object stores know neither locks nor appending; stderr has the log
-            log.warning("%s cannot be locked: make sure that no other job writes there", path)
-            return
         with _writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / ".lock", "w")
+            self._held.enter_context(held(path))
+            if is_remote(path):  # object stores know no appending; stderr has the log
+                return
             self._handler = logging.FileHandler(path / "train.log")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise UserError(
-                f"{path} is in use by another process; wait for it or use another --workdir"
-            ) from None
         self._handler.handleError = lambda record: None  # a full disk; stderr has the line
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(self._handler)
@@ -79,8 +70,17 @@ class RunFolder:
                 part.write_bytes(content.encode() if isinstance(content, str) else content)
 
     def status(self, text: str) -> None:
-        """STATUS: running: ... | done | failed: <reason> | preempted | interrupted."""
-        self.write("STATUS", f"{text}\n")
+        """STATUS: running: ... | done | failed: <reason> | preempted | interrupted.
+
+        Where it cannot be written, one warning says so: a run neither ends nor fails for it.
+        """
+        try:
+            self.write("STATUS", f"{text}\n")
+            self._is_silent = False
+        except UserError as error:
+            if not self._is_silent:
+                log.warning("STATUS is not up to date: %s", error)
+            self._is_silent = True
 
     def beat(self, text: str) -> None:
         """STATUS says what a run is doing and when it last moved, renewed every BEAT_S at most."""
@@ -89,18 +89,13 @@ class RunFolder:
             return
         self._next_beat = now + BEAT_S
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        try:
-            self.status(f"running: {text}, {at}")
-        except (OSError, UserError) as error:  # training must not stop for this
-            self._next_beat = math.inf
-            log.warning("STATUS is no longer renewed: %s", error)
+        self.status(f"running: {text}, {at}")
 
     def close(self) -> None:
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()
-        if self._lock is not None:
-            self._lock.close()
+        self._held.close()
 
 
 @contextmanager
@@ -135,7 +130,12 @@ class Metrics:
             write_whole(self.file, "".join(f"{line}\n" for line in kept))
             self.evaluated = _evaluated(kept, restored_step)
         self._wandb = _wandb_run(wandb, run, config) if wandb else None
-        self._tensorboard = None if is_remote(run) else tensorboard_writer(run / "tensorboard")
+        self._tensorboard = None
+        try:
+            if not is_remote(run):
+                self._tensorboard = tensorboard_writer(run / "tensorboard")
+        except OSError as error:
+            log.warning("tensorboard mirror stopped: %s", error)
         self._unwritten: list[str] = []
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -167,11 +167,11 @@ class Metrics:
                 write_whole(self.file, before + "".join(self._unwritten))
                 self._unwritten.clear()
                 return
-            with self.file.open("ab") as file:
-                end = file.tell()
+            with self.file.open("ab", buffering=0) as file:  # a buffer would come after truncate
+                end, rest = file.tell(), "".join(self._unwritten).encode()
                 try:
-                    file.write("".join(self._unwritten).encode())
-                    file.flush()
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 except OSError:
                     file.truncate(end)  # half a line would spoil the next
                     raise

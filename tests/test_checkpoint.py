@@ -1,6 +1,8 @@
 """Checkpoints: retention, damage, fallback, another mesh, parts of them, a full disk."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import pytest
 
 from surgjax import digests, sharding
 from surgjax.checkpoint import Checkpoints, read_frozen, read_model, read_params, write_frozen
-from surgjax.digests import damaged_files, find_step
+from surgjax.digests import completed_steps, damaged_files, find_step
 from surgjax.errors import UserError
 from surgjax.optim import AdamW
 from surgjax.sharding import make_mesh, state_shardings
@@ -110,6 +112,24 @@ def test_any_mesh_restores_what_any_other_has_saved(tmp_path, monkeypatch):
     assert equal(read_frozen(tmp_path), expected.frozen)
     kernel = state.params["encoder"]["embed"]["kernel"]
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 255, 66)}
+
+
+def test_digests_of_nothing_vouch_for_nothing(tmp_path):
+    write(tmp_path, [1])
+    step = tmp_path / "checkpoints" / "1"
+    (step / "DIGESTS.json").write_text("{}")
+    assert damaged_files(step) == ["DIGESTS.json"]
+
+
+def test_an_old_step_that_cannot_be_removed_ends_no_run(tmp_path, monkeypatch, caplog):
+    def remove(folder):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+
+    monkeypatch.setattr("surgjax.digests.remove_folder", remove)
+    write(tmp_path, [1, 2, 3])
+    assert "1 cannot be removed now" in caplog.text
+    assert completed_steps(tmp_path / "checkpoints") == [2, 3]
+    assert (tmp_path / "checkpoints" / "1").is_dir()
 
 
 def flip(file):

@@ -1,5 +1,6 @@
 """Exit codes and one-line messages."""
 
+import signal
 import subprocess
 import sys
 
@@ -23,8 +24,10 @@ def test_every_way_out_has_its_code_and_no_traceback(error, code, capsys, monkey
         raise error
 
     monkeypatch.setattr("surgjax.errors.LEAVE_S", 3600.0)  # these are the tests' own process
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as leave:
         run(main)
+    signal.signal(signal.SIGTERM, handler)
     assert leave.value.code == code
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and "Traceback" not in printed
@@ -38,6 +41,20 @@ def main():
     threading.Thread(target=time.sleep, args=(3600,)).start()
     raise errors.Stopped("saved", errors.REQUEUE)
 errors.LEAVE_S = 0.2
+errors.run(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
+    assert ended.returncode == REQUEUE
+
+
+def test_a_signal_after_the_stop_does_not_change_the_code():
+    """As SLURM sends it when another process of the job has left with 75."""
+    program = """
+import atexit, signal
+from surgjax import errors
+def main():
+    atexit.register(signal.raise_signal, signal.SIGTERM)
+    raise errors.Stopped("saved", errors.REQUEUE)
 errors.run(main)
 """
     ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)

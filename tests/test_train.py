@@ -44,7 +44,9 @@ def compiled_once():
             return once(key, lambda: MAKE_STEP(learner, cfg, mesh, abstract, teacher))
 
         def jit_once(init, **options):
-            learner = init.__self__
+            learner = getattr(init, "__self__", None)
+            if learner is None:  # the weights that evaluations compare with
+                return jax.jit(init, **options)
             key = (learner.graphdef, learner.optimizer, str(options))
             return once(key, lambda: jax.jit(init, **options))
 
@@ -79,6 +81,16 @@ def test_three_steps_and_three_more_are_six_bit_for_bit(store, straight, tmp_pat
     train(tiny(store), tmp_path)
     assert same(tmp_path, straight)
     assert losses(tmp_path) == losses(straight) and list(losses(straight)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_signal_in_the_last_evaluation_leaves_it_to_the_next_start(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("SURGJAX_TESTING", "1")
+    monkeypatch.setenv("SURGJAX_FAULT", "evaluation:sigterm:1")
+    cfg = tiny(store, stop_at_step=1, evals__reconstruction=dict(every=0, store=str(store)))
+    with pytest.raises(Stopped) as stop:
+        train(cfg, tmp_path)
+    assert stop.value.code == REQUEUE and (tmp_path / "STATUS").read_text() == "preempted\n"
+    assert "reconstruction/done" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize("action, code", [("sigterm", REQUEUE), ("sigint", INTERRUPTED)])

@@ -1,5 +1,6 @@
 """A run that hangs ends by a signal and says where; time is accounted for in full."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from surgjax.watchdog import Goodput, Watchdog
 HANGS = """
 import sys, time
 from pathlib import Path
+from surgjax import watchdog
 from surgjax.watchdog import Goodput, Watchdog
+watchdog.LAST_WORDS_S = 0.5
 folder = Path(sys.argv[1])
 goodput = Goodput()
 goodput.enter("data wait")
@@ -32,7 +35,9 @@ KEEPS_ALL_THREADS = (
 
 
 @pytest.mark.parametrize(
-    "hang, code", [(IN_PYTHON, -signal.SIGABRT), (KEEPS_ALL_THREADS, 1)], ids=["python", "C"]
+    "hang, code",
+    [(IN_PYTHON, -signal.SIGABRT), (KEEPS_ALL_THREADS, -signal.SIGALRM)],
+    ids=["python", "C"],
 )
 def test_who_makes_no_step_ends_with_its_stacks(tmp_path, hang, code):
     command = [sys.executable, "-c", HANGS.format(hang=hang), str(tmp_path)]
@@ -42,6 +47,14 @@ def test_who_makes_no_step_ends_with_its_stacks(tmp_path, hang, code):
     if hang == IN_PYTHON:
         assert "in reads_a_lost_disk" in (tmp_path / "stacks").read_text()
         assert (tmp_path / "why").read_text() == "no step for 0.4 s (in data wait)"
+
+
+def test_a_file_system_that_hangs_does_not_hold_the_end(tmp_path):
+    """Opening a pipe that nobody reads stands for it."""
+    os.mkfifo(tmp_path / "why")
+    command = [sys.executable, "-c", HANGS.format(hang=IN_PYTHON), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, timeout=60)
+    assert ended.returncode == -signal.SIGALRM, ended.stderr
 
 
 def test_who_waits_for_others_or_has_ended_is_left_alone(tmp_path):

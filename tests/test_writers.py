@@ -1,7 +1,10 @@
 """What a run leaves behind: the truth in metrics.jsonl, mirrors that may fail, whole files."""
 
+import errno
 import json
 import math
+import os
+import resource
 import struct
 import subprocess
 import sys
@@ -92,3 +95,39 @@ def test_a_run_folder_is_held_by_one_process(tmp_path):
     run.status("running")
     run.close()
     RunFolder(tmp_path).close()
+
+
+def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    RunFolder(tmp_path).close()
+    assert "cannot be locked (Function not implemented)" in caplog.text
+
+
+def test_a_line_that_does_not_fit_on_the_disk_spoils_no_other(tmp_path):
+    metrics, file = Metrics(tmp_path, 0, "", {}), tmp_path / "metrics.jsonl"
+    metrics.write(1, {"loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 10, hard))
+    try:
+        metrics.write(2, {"loss": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.read_text().count("\n") == 1 and file.read_text().endswith("\n")
+    metrics.write(3, {"loss": 3.0})
+    metrics.close()
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_status_that_cannot_be_written_ends_no_run(tmp_path, caplog):
+    run = RunFolder(tmp_path)
+    (tmp_path / "STATUS").mkdir()
+    run.status("running")
+    run.status("running")
+    assert caplog.text.count("STATUS is not up to date") == 1
+    (tmp_path / "STATUS").rmdir()
+    run.status("done")
+    run.close()
+    assert (tmp_path / "STATUS").read_text() == "done\n"

@@ -35,6 +35,7 @@ from data_prep.sources import (
 )
 from data_prep.video import IMAGE_SUFFIXES
 from surgjax.errors import UserError, nearest
+from surgjax.inside import is_printable, leads_out
 
 
 def recognises(root: Path) -> bool:
@@ -177,8 +178,11 @@ def _objection(path: Path, root: Path) -> str | None:
                 return "a link that leaves the folder"
         except (OSError, RuntimeError):
             return "a link to nothing"
-    if not str(path.relative_to(root)).isprintable():
+    name = str(path.relative_to(root))
+    if not is_printable(name):
         return "the name holds characters that cannot be printed"
+    if objection := leads_out(name):
+        return f"a name {objection}"
     if suffix(path.name) in PLAYLIST_SUFFIXES:
         return "a playlist names other files or addresses"
     return None

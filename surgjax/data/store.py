@@ -167,8 +167,14 @@ class Store:
             raise KeyError(f"{self.path} has no column {name!r}; it has {self._schema.names}")
         kind = "string" if name.startswith("split_") else VIDEO_KINDS.get(name)
         kinds = {name: kind or self._schema.field(name).type}
-        may_be_empty = () if name in ("dataset", "case") else (name,)
-        return self._table("videos.parquet", kinds, may_be_empty)[name].combine_chunks()
+        may_be_empty = () if name in ("dataset", "case", "stored_fps") else (name,)
+        column = self._table("videos.parquet", kinds, may_be_empty)[name].combine_chunks()
+        if name in ("stored_fps", "native_fps"):
+            rate = _numbers(column)
+            known = (rate > 0) | (name == "native_fps") & (np.isnan(rate) | (rate == 0))
+            if not (known & ~(rate >= 1e6)).all():
+                raise self._damaged("videos.parquet", f"{name} is no rate")
+        return column
 
     def labels(self, task: str) -> dict[str, np.ndarray]:
         """Labels of a task: {"video" int32 row of videos.parquet, "t_ms" int64} and either
@@ -268,12 +274,15 @@ class Store:
         """Stored frames with exactly these presentation times, int64, at one or two reads each.
 
         Raises:
-          ValueError: no stored frame has that time.
+          UserError: no stored frame has that time.
         """
         found = [self._search(video, int(t)) for t in t_ms]
         for t, (_, is_there) in zip(t_ms, found, strict=True):
             if not is_there:
-                raise ValueError(f"{self.video_id(video)} has no stored frame at {t} ms")
+                raise UserError(
+                    f"{self.video_id(video)} has no stored frame at {t} ms in {self.path}; labels "
+                    f"and frames are of different versions: prepare the store again"
+                )
         return np.array([frame for frame, _ in found], np.int64)
 
     def frames_before(self, video: Whole, t_ms: Whole) -> int:

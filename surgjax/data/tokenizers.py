@@ -145,7 +145,7 @@ def load(path: str | Path, family: str, length: int) -> Tokenizer:
     added = backend.encode("").ids  # what tokenizer.json puts around every sentence
     if max(size, *added, 0) > MOST_IDS or max(added, default=0) >= size:
         raise UserError(
-            f"{path / found[0]} numbers its pieces up to {max(size, *added)}; expected a vocabulary "
+            f"{path / found[0]} numbers pieces up to {max(size, *added)}; expected a vocabulary "
             f"of the {family} family; copy it again"
         )
     return Tokenizer(family, length, size, ids["eos_token"], ids["pad_token"], backend)

@@ -131,10 +131,11 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     import pickle
 
     try:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _refuse_packed(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         blocked = (
             str(error).split("GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in str(error) else "objects"
@@ -156,7 +157,8 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         state = {f"{part}.{k}": v for part in parts for k, v in found[part].items()}
     else:
         state = next((found[k] for k in MODEL_KEYS if isinstance(found.get(k), dict)), found)
-    tensors = {k: _numpy(v, torch) for k, v in state.items() if isinstance(v, torch.Tensor)}
+    named = [(k, v) for k, v in state.items() if isinstance(k, str) and torch.is_tensor(v)]
+    tensors = {name: _numpy(tensor, torch, path, name) for name, tensor in named}
     if not tensors:
         raise UserError(
             f"{path} holds no tensors under {', '.join(MODEL_KEYS)} nor at its top; found "
@@ -304,6 +306,22 @@ def _dtype(name: str) -> np.dtype:
     return np.dtype(DTYPES[name])
 
 
-def _numpy(tensor, torch) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+def _refuse_packed(path: Path) -> None:
+    """Raises ValueError for a zip file that unpacks to more than it is; PyTorch packs nothing."""
+    with zipfile.ZipFile(path) as file:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+            raise ValueError("its parts are compressed, which PyTorch never does")
+
+
+def _numpy(tensor, torch, path: Path, name: str) -> np.ndarray:
+    """Raises UserError for a kind that numpy has not, and for one number in the place of many."""
+    try:
+        if tensor.nbytes > path.stat().st_size:
+            raise TypeError("it is larger than the file")
+        tensor = tensor.detach()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: tensor {name!r:.80} cannot be read ({str(error)[:80]}); expected plain "
+            f"arrays of numbers; convert the file to safetensors"
+        ) from error

@@ -352,19 +352,17 @@ def provenance(path: Path, outside: Outside) -> dict[str, Any]:
     The fields are those of `Loaded.provenance`.
     """
     hub = str(outside.config.get("_name_or_path"))  # may be a path of somebody's machine
-    own = outside.weights.metadata.get("surgjax")
-    stated: dict[str, Any] = parse_json(own) if own else {}
+    stated = _object(outside.weights.metadata.get("surgjax") or "{}")
     card = front_matter((path if path.is_dir() else path.parent) / "README.md")
-    name = card.get("license_name") if card.get("license") == "other" else card.get("license")
-    datasets = card.get("datasets") or []
-    datasets = [datasets] if isinstance(datasets, str) else datasets
-    from_card = card.get("pretrained_on") or [f"{name} (split unknown)" for name in datasets]
-    from_card = [from_card] if isinstance(from_card, str) else [str(name) for name in from_card]
+    field = "license_name" if card.get("license") == "other" else "license"
+    terms = _texts(stated.get("licence")) or _texts(card.get(field)) or [outside.module.LICENCE]
+    from_card = _texts(card.get("pretrained_on"))
+    from_card = from_card or [f"{name} (split unknown)" for name in _texts(card.get("datasets"))]
     return {
         "source": hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else path.absolute().name,
         "format": outside.module.__name__.rsplit(".", 1)[-1],
-        "licence": licence.normalised(stated.get("licence") or name or outside.module.LICENCE),
-        "pretrained_on": stated.get("pretrained_on") or from_card or UNKNOWN_DATA,
+        "licence": licence.normalised(terms[0]) if len(terms) == 1 else licence.combined(terms),
+        "pretrained_on": _texts(stated.get("pretrained_on")) or from_card or UNKNOWN_DATA,
         "used_cases": None,
         "sha256": outside.weights.sha256,
     }
@@ -377,6 +375,24 @@ def front_matter(card: Path) -> dict[str, Any]:
     try:
         head = card.read_text(encoding="utf-8").split("---\n", 2)
         values = yaml.safe_load(head[1]) if len(head) == 3 and not head[0].strip() else {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object; empty for anything else."""
+    try:
+        value = parse_json(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    """A text, or those of a list; a few lines of YAML can make other values of any size."""
+    return [text for text in (value if isinstance(value, list) else [value]) if _is_text(text)]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

@@ -82,7 +82,7 @@ def test_frames_by_time_with_a_rate_that_varies(tmp_path, make_store, monkeypatc
     assert len(reads) < 40 * 7
     for gone in (-5, times[3] + 1, times[-1] + 1000):
         if gone not in times:
-            with pytest.raises(ValueError, match="no stored frame"):
+            with pytest.raises(UserError, match="no stored frame"):
                 store.frames_at(0, [gone])
 
 

@@ -19,7 +19,7 @@ from data_prep import engines, guarded
 from data_prep.__main__ import main
 from data_prep.arrived import whole_video
 from data_prep.limits import Limits
-from data_prep.media import Unreadable
+from data_prep.media import Unreadable, too_large
 from data_prep.sources import Video
 from data_prep.video import Seen, kept_frames, probe
 from surgjax.recording import Sampling, recording_clips
@@ -172,6 +172,19 @@ def test_headers_of_all_but_the_hostile_one(recordings):
     found = guarded.headers(videos(recordings), within=LITTLE_TIME)
     assert [getattr(header, "frames", None) for header in found] == [50, None, 50]
     assert found[1].reason == "refused" and guarded.headers([]) == []
+
+
+def test_a_header_too_large_beside_others_is_read_alone(tmp_path, monkeypatch):
+    make.write_video(tmp_path / "a.mp4", 50)
+    results = guarded.results
+
+    def crowded(function, *arguments, **options):
+        if function is guarded._headers:
+            return iter([(number, too_large()) for number, *_ in arguments[0]])
+        return results(function, *arguments, **options)
+
+    monkeypatch.setattr(guarded, "results", crowded)
+    assert [header.frames for header in guarded.headers(videos(tmp_path))] == [50]
 
 
 @pytest.mark.parametrize("within", [LITTLE_TIME, LITTLE_MEMORY], ids=["time", "memory"])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -139,6 +140,17 @@ def memory_unsafe() -> list:
         Built(array, np.ndarray, (0,), b"b", state=(1, (10**9,), np.dtype("i8"), False, b"\x41")),
         Built(array, np.ndarray, (0,), b"b", state=(1, (1,), fields, False, b"\x41" * 8)),
     ]
+
+
+def test_a_short_pickle_takes_little_memory(tmp_path):
+    path = tmp_path / "a.pickle"
+    path.write_bytes(b"\x80\x02]r\xff\xff\xff\x00.")  # a list, kept at place 16,777,215
+    tracemalloc.start()
+    try:
+        assert label_files.read_pickle(path) == []
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_pickles_of_plain_data_only(tmp_path):

@@ -35,7 +35,7 @@ def undisturbed_run(store, tmp_path_factory):
                 folder = tmp_path_factory.mktemp("undisturbed")
                 every = ("checkpoint.every=1", "checkpoint.keep=1000")
                 job = function(folder, *every, *settings, **options)
-                assert not any(job.codes()), job.output()
+                assert not any(job.codes(3600)), job.output()
                 made[name] = folder
             return made[name]
 

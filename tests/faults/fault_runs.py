@@ -48,7 +48,11 @@ class Job:
     def codes(self, within: float = PATIENCE_S) -> list[int]:
         """Exit codes of all ranks (negative: the signal), waiting so many seconds at most."""
         end = time.monotonic() + within
-        return [p.wait(max(0.0, end - time.monotonic())) for p in self.processes]
+        try:
+            return [p.wait(max(0.0, end - time.monotonic())) for p in self.processes]
+        except subprocess.TimeoutExpired:
+            told = "\n".join(map(self.output, range(len(self.logs))))
+            raise AssertionError(f"still there after {within:g} s:\n{told}") from None
 
     def finish(self, within: float = PATIENCE_S) -> tuple[int, str]:
         """(exit code, output) of rank 0."""

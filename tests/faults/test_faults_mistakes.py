@@ -145,7 +145,7 @@ def fewer_classes(videos, meta):
 
 def test_a_split_that_leaves_nothing(start, changed_store, tmp_path):
     line = refused(start(tmp_path / "run", f"data.stores={changed_store(all_tested)}"))
-    assert "held-out" in line
+    assert "nothing is left for training" in line
 
 
 FINETUNE = {"config": "configs/finetune.py:demo"}

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C wherever a run is: saved, the code says so, and it goes on as undisturbed."""
 
+import json
 import random
 import signal
 import time
@@ -50,11 +51,14 @@ def test_what_was_saved_on_sigterm_is_the_step_it_was_at(start, undisturbed, tmp
     assert (tmp_path / "STATUS").read_text() == "preempted\n"
 
 
-def test_in_an_evaluation(start, store, undisturbed_run, tmp_path, injected, continues):
+@pytest.mark.parametrize("step", [4, LAST])
+def test_in_an_evaluation(start, store, undisturbed_run, tmp_path, injected, continues, step):
     settings = (f"evals.knn.store={store}", "evals.knn.every=4", "checkpoint.every=4")
     with injected("SIGTERM in an evaluation", undisturbed_run(*settings)) as injection:
-        stopped = start(tmp_path, *settings, fault="evaluation:sigterm:4").finish()
+        stopped = start(tmp_path, *settings, fault=f"evaluation:sigterm:{step}").finish()
         continues(injection, stopped, 75, *settings)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "knn/done" in line] == [4, LAST]
 
 
 def test_one_rank_of_two(start, undisturbed_run, tmp_path, injected, continues):

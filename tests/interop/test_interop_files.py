@@ -1,5 +1,6 @@
 import json
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -182,3 +183,29 @@ def test_damaged_torch_files(tmp_path, damage):
         path.write_bytes(data[damage])
     with pytest.raises(UserError, match="x.pth"):
         files.read(path)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["repeated", "repeated bfloat16", "meta", "sparse", "unnamed"])
+def test_tensors_that_are_no_arrays_of_a_file(tmp_path, kind):
+    torch = pytest.importorskip("torch")
+    one = torch.ones(1, dtype=torch.bfloat16 if "bfloat16" in kind else torch.float32)
+    tensor = {"meta": torch.ones(3, device="meta"), "sparse": torch.eye(3).to_sparse()}
+    held = {"w": tensor.get(kind, one.expand(2**42))} if kind != "unnamed" else {1: one}
+    torch.save(held, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="tensor 'w' cannot be read|holds no tensors"):
+        files.read(tmp_path / "x.pth")
+
+
+@pytest.mark.torch
+def test_a_torch_file_unpacks_to_what_it_is(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.ones(3)}, tmp_path / "x.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "x.pth") as good,
+        zipfile.ZipFile(tmp_path / "y.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in good.namelist():
+            bomb.writestr(name, good.read(name) + bytes(2**20) * name.endswith("data.pkl"))
+    with pytest.raises(UserError, match="its parts are compressed"):
+        files.read(tmp_path / "y.pth")

@@ -117,6 +117,20 @@ def test_a_model_card_tells_licence_and_data(shapes, exported, tmp_path):
     about = init_params(folder, expected=shapes).provenance
     assert about["source"] == "theirs" and about["licence"] == "unknown"
 
+    def stated(card, **metadata):
+        files.write_safetensors(folder / "model.safetensors", tensors, metadata)
+        (folder / "README.md").write_text(f"---\n{card}\n---\n")
+        about = init_params(folder, expected=shapes).provenance
+        return about["licence"], about["pretrained_on"]
+
+    nested = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9))
+    bomb = f"a0: &a0 [x]\n{nested}\ndatasets: [b, *a8]"  # written out, 400 MB
+    assert stated(f"license: [1]\n{bomb}") == ("unknown", ["b (split unknown)"])
+    assert stated("license: [mit, cc-by-nc-4.0]") == ("CC-BY-NC-4.0", ["unknown"])
+    assert stated("license: " + "[" * 5000) == ("unknown", ["unknown"])
+    for own in ("[", "[1]", '{"licence": 1, "pretrained_on": {"a": 1}}'):
+        assert stated("license: mit", surgjax=own) == ("MIT", ["unknown"])
+
 
 def test_two_sources_give_a_network_each(tiny, tiny_run, kit, tmp_path):
     """A video tower from a run, a text tower from a folder; where they come from is one record."""
