@@ -28,8 +28,8 @@ test: $(VENV)/.tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: $(VENV)/.tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" tests/faults
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "faults and not slow" --ignore=tests/faults tests
+	SURGJAX_FAULT_TABLE=faults.md $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m faults tests/data_prep
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff format --check .
