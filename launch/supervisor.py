@@ -25,6 +25,7 @@ from pathlib import Path
 from orphans import end_with_parent, send
 
 REQUEUE, INTERRUPTED = 75, 130  # of surgjax/errors.py
+ORPHANS_S = 1.5  # that what a dead command leaves behind may take to end
 HEALTHY_S = 600  # so long a run is progress, where no RUN tells
 
 
@@ -113,7 +114,10 @@ class Supervisor:
         while (code := self._child.poll()) is None:
             time.sleep(0.05)
         if code and not self._told:
-            # Loader processes of a killed command hold memory, devices and locks.
+            # Loader processes of a killed command hold memory, devices and locks. SIGTERM first:
+            # Python's tracker of shared memory outlives it, and frees what they leave.
+            send(self._child.pid, signal.SIGTERM)
+            time.sleep(ORPHANS_S)
             send(self._child.pid, signal.SIGKILL)
         self._child = None
         return 128 - code if code < 0 else code

@@ -278,6 +278,18 @@ def changes(cfg: ConfigDict, other: Plan) -> list[str]:
     return [f"--config.{name}={new}" for name, old, new in fields if old != new]
 
 
+def out_of_memory(cfg: ConfigDict, error: Exception) -> str:
+    """One line for a run that ran out of memory: what it had, and what makes it smaller."""
+    first = " ".join(str(error).split())[:160] or "MemoryError"
+    clips = cfg.batch_size // cfg.accumulation
+    return (
+        f"out of memory with {clips} clips a micro-batch on {jax.device_count()} devices "
+        f"({first}); raise accumulation (now {cfg.accumulation}), set encoder.remat (now "
+        f"{cfg.encoder.remat}), raise mesh.fsdp (now {cfg.mesh.fsdp}) or lower batch_size; --plan "
+        f"says what fits"
+    )
+
+
 def _changed(cfg: ConfigDict, devices: int, fsdp: int, remat: str, accumulation: int) -> Plan:
     cfg = cfg.copy_and_resolve_references()
     cfg.mesh.data, cfg.mesh.fsdp = devices // fsdp, fsdp

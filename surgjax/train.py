@@ -23,6 +23,7 @@ from surgjax.errors import INTERRUPTED, REQUEUE, Stopped, UserError
 from surgjax.multihost import check_shared, largest, together
 from surgjax.preemption import StopSignal, Waited
 from surgjax.progress import Meter, line
+from surgjax.resources import out_of_memory
 from surgjax.sharding import host_rows, make_mesh, put_batch
 from surgjax.state import TrainState, flatten, unflatten
 from surgjax.stop_flags import StopFlags, read_flags
@@ -73,7 +74,7 @@ def train(cfg: ConfigDict, workdir: Path, *, strict: bool = False) -> TrainState
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         status = _failure(error)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            raise UserError(_out_of_memory(cfg, error)) from error
+            raise UserError(out_of_memory(cfg, error)) from error
         raise
     except BaseException as error:
         status = _failure(error)
@@ -197,6 +198,8 @@ def _train(
             if isinstance(error, LoaderLost):
                 log.error("%s; saved to be started again", error)
                 signal.code = signal.code or REQUEUE
+            if step == start + 1 and jax.process_count() == 1:
+                raise stopped(start, signal.code) from None  # before compiling what changes nothing
         goodput.enter("steps" if step > start + 1 else "compile")
         fault("before_step", step)
         if step == start + 1:
@@ -262,17 +265,6 @@ def _refuse_more_skipped(scalars: dict[str, jax.Array], checkpoints: Checkpoints
 
 def _failure(error: BaseException) -> str:
     return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _out_of_memory(cfg: ConfigDict, error: Exception) -> str:
-    first = " ".join(str(error).split())[:160] or "MemoryError"
-    clips = cfg.batch_size // cfg.accumulation
-    return (
-        f"out of memory with {clips} clips a micro-batch on {jax.device_count()} devices "
-        f"({first}); raise accumulation (now {cfg.accumulation}), set encoder.remat (now "
-        f"{cfg.encoder.remat}), raise mesh.fsdp (now {cfg.mesh.fsdp}) or lower batch_size; --plan "
-        f"says what fits"
-    )
 
 
 def _refuse_other_files(
