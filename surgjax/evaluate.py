@@ -102,6 +102,7 @@ class Evaluators:
             predict = lambda params, video: rebuild(learner.graphdef, params).predict(video)  # noqa: E731
             self._classify = jax.jit(predict)
         self._labels = config.to_dict(cfg.objective).get("labels", {})
+        check_evaluators(self._made, self._labels)
         self._embed = {
             "video": jax.jit(lambda params, x: _whole(learner, params).encode_video(x)),
             "text": jax.jit(lambda params, x: _whole(learner, params).encode_text(*x)),
@@ -206,17 +207,26 @@ class Evaluators:
 
 
 def make_evaluators(cfg: ConfigDict) -> dict[str, Any]:
-    """The evaluations of a config that have a store, by name.
-
-    Raises:
-      UserError: a store that cannot be opened or has not the task; now, not after the training.
-    """
+    """The evaluations of a config that have a store, by name."""
     made = {}
     for name, block in config.active_evals(cfg).items():
         arguments = config.to_dict(block)
         module = arguments.pop("module", name)
         del arguments["every"]
-        made[name] = one = config.component("surgjax.evals", module, "Evaluator")(**arguments)
+        made[name] = config.component("surgjax.evals", module, "Evaluator")(**arguments)
+    return made
+
+
+def check_evaluators(made: Mapping[str, Any], labels: Mapping[str, Any]) -> None:
+    """Look at what evaluations will need, now and not after the training.
+
+    Args:
+      labels: of the heads of a classifier.
+
+    Raises:
+      UserError: a store that cannot be opened, or has not the task, or not with the head's classes.
+    """
+    for name, one in made.items():
         tasks, task = open_store(one.store).meta.get("tasks", {}), getattr(one, "task", "")
         if task and task not in tasks:
             raise UserError(
@@ -224,8 +234,7 @@ def make_evaluators(cfg: ConfigDict) -> dict[str, Any]:
                 f"{', '.join(sorted(tasks)) or 'none'}; set evals.{name}.task"
             )
         if hasattr(one, "check"):
-            one.check(config.to_dict(cfg.objective).get("labels", {}), tasks)
-    return made
+            one.check(labels, tasks)
 
 
 def run_evaluators(
@@ -326,6 +335,7 @@ def _of_encoder(
 ) -> Callable[[set[str]], dict[str, float]]:
     _seed(cfg)
     made = make_evaluators(cfg)
+    check_evaluators(made, {})
 
     def go_on() -> None:
         if signal.code:

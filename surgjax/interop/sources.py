@@ -257,9 +257,10 @@ def _format_by_type(config: Mapping[str, Any], path: Path):
     if not found:
         folders = [name for m in modules.values() for name in model_types(m)]
         layouts = [name for name, m in modules.items() if not m.MODEL_TYPE]
+        named = config.get("architectures") or "no class named"
         raise UserError(
             f"{path} looks like a {config['model_type']!r} model "
-            f"({config.get('architectures') or 'no class named'}); expected "
+            f"({', '.join(map(str, named)) if isinstance(named, list) else named}); expected "
             f"{' or '.join(folders)}, or a weight file in the names of {' or '.join(layouts)}; "
             f"give another folder or file"
         )

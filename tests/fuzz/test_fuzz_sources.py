@@ -5,7 +5,9 @@ import os
 import pickle
 import pkgutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+from unittest import mock
 
 import layouts
 import numpy as np
@@ -30,10 +32,11 @@ PICTURES = (".mp4", ".avi", ".webm", ".png", ".jpg", ".bmp", ".tif")
 def miniature(dataset: str, root: Path) -> None:
     """The files of a dataset, and its recordings empty: few label parsers open any."""
     layout = importlib.import_module(f"layouts.{dataset}")
-    for name, make in {"video": nothing, "images": no_pictures}.items():
-        if hasattr(layout, name) and dataset not in TIMED:
-            setattr(layout, name, make)
-    layout.make(root)
+    with ExitStack() as patches:
+        for name, make in {"video": nothing, "images": no_pictures}.items():
+            if hasattr(layout, name) and dataset not in TIMED:
+                patches.enter_context(mock.patch.object(layout, name, make))
+        layout.make(root)
 
 
 def nothing(path: Path, *_, **__) -> Path:

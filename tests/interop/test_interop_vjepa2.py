@@ -272,7 +272,7 @@ def run(ours, tmp_path_factory):
     trained = {p: x + p.startswith("encoder/") for p, x in ours.items()}
     average = {p.removeprefix("encoder/"): x for p, x in ours.items() if p.startswith("encoder/")}
     state = TrainState(
-        np.int32(3),
+        jax.numpy.int32(3),
         jax.tree.map(jax.numpy.asarray, unflatten(trained)),
         {},
         {"count": jax.numpy.zeros((), np.int32)},

@@ -28,6 +28,7 @@ from surgjax.errors import run
 from surgjax.objectives import classify, clip, jepa, mae, vista
 from surgjax.train import train
 
+PACKAGE = Path(masking.__file__).parent
 TEXT = dict(family="bert", vocab_size=150, length=24, width=32, depth=1, heads=2)
 FEW = dict(blocks=2, scale=0.3, keep=0.25, predict=0.25)
 OBJECTIVES = {
@@ -141,7 +142,7 @@ def note_writers(folder: Path, writers: set[str]) -> None:
         while frame is not None:
             names.append(frame.f_code.co_filename)
             frame = frame.f_back
-        ours = [Path(n).name for n in names if "/surgjax/" in n and Path(n).name != "files.py"]
+        ours = [f.name for f in map(Path, names) if f.parent == PACKAGE and f.name != "files.py"]
         others = [n.split("/site-packages/")[1].split("/")[0] for n in names if "-packages/" in n]
         writers.add([*ours, *others[-1:], names[-1]][0])
 
