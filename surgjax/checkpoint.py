@@ -42,6 +42,7 @@ from surgjax.digests import (
 )
 from surgjax.errors import REQUEUE, Stopped, UserError
 from surgjax.files import absolute, is_remote, parse_json, remove_folder, write_whole
+from surgjax.multihost import largest
 from surgjax.state import Params, TrainState, flatten, unflatten
 from surgjax.testing import fault
 
@@ -147,7 +148,7 @@ class Checkpoints:
             return
         leaves = jax.tree.leaves((state.params, state.opt_state, state.ema))
         needed, free = sum(x.nbytes for x in leaves), shutil.disk_usage(self.folder).free
-        if jax.process_index() == 0 and free < needed:
+        if largest(int(jax.process_index() == 0 and free < needed)):  # all refuse, or none
             raise UserError(
                 f"no room for a checkpoint: {self.folder} has {free / 1e9:.1f} GB free, it takes "
                 f"{needed / 1e9:.1f} GB; free space and run the same command again"
@@ -203,20 +204,14 @@ class Checkpoints:
                 )
             fault("after_commit", step)
             for old in outdated(self.steps(), self.keep, self.keep_every):
-                self._remove(self.folder / str(old))
+                _remove(self.folder / str(old))
         except Exception as error:  # raised again by wait() on the main thread
             self._failure = error
 
-    def _remove(self, step: Path) -> None:
-        try:
-            remove_step(step)
-        except OSError as error:  # on NFS, while somebody reads it; the next start removes the rest
-            log.warning("%s cannot be removed now: %s", step, error)
-
     def _clean_and_pick(self, strict: bool) -> int:
         for path in leftovers(self.folder):
-            log.warning("%s was never completed; removed", path)
-            remove_folder(path)
+            log.warning("%s was never completed; removing it", path)
+            _remove(path)
         damaged: list[Path] = []
         for step in reversed(self.steps()):
             folder = self.folder / str(step)
@@ -423,6 +418,13 @@ def _refuse_s3(path: Path) -> None:
             f"{path}: Orbax reads and writes folders and gs://, but not s3:// (google/orbax pull "
             f"request 2739); mount the bucket and give its folder, or copy the run to a disk"
         )
+
+
+def _remove(step: Path) -> None:
+    try:
+        remove_step(step)
+    except OSError as error:  # on NFS, while somebody reads it; the next start removes the rest
+        log.warning("%s cannot be removed now: %s", step, error)
 
 
 def _move_aside(step: Path) -> None:

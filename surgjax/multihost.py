@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from surgjax.errors import DAMAGE, REQUEUE, USER, Stopped, UserError
+from surgjax.errors import DAMAGE, INTERRUPTED, REQUEUE, USER, Stopped, UserError
 
 LAUNCHER = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = (
@@ -91,7 +91,8 @@ def job(mode: str = "auto") -> Iterator[str]:
             if isinstance(error, RuntimeError | ValueError) and LOST.search(what):
                 _say(f"lost another process of the job, whose log says why ({what[:200]})")
                 _leave(REQUEUE)
-            code = USER if isinstance(error, UserError) else DAMAGE
+            codes = {UserError: USER, KeyboardInterrupt: INTERRUPTED}
+            code = codes.get(type(error), DAMAGE)
             leave = threading.Timer(_seconds("SURGJAX_HEARTBEAT_S", HEARTBEAT_S), _leave, [code])
             leave.daemon = True
             leave.start()

@@ -278,9 +278,10 @@ def test_killed_while_an_old_step_is_removed(tmp_path, monkeypatch, moment):
             shutil.rmtree(folder / "params")
         raise RuntimeError("killed here")
 
-    monkeypatch.setattr(digests, "remove_folder", stopped)
-    with pytest.raises(RuntimeError, match="killed here"):
-        write(tmp_path, [1, 2, 3], keep=2)
+    with monkeypatch.context() as patches:
+        patches.setattr(digests, "remove_folder", stopped)
+        with pytest.raises(RuntimeError, match="killed here"):
+            write(tmp_path, [1, 2, 3], keep=2)
     assert (tmp_path / "checkpoints" / "1" / "opt_state").is_dir()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.newest_whole() == 3

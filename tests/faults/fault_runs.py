@@ -218,6 +218,14 @@ class Injection:
         if (start := first_step(output)) is not None:
             self.steps = max(self.steps, self._newest - start)
 
+    def goes_on(self, job: Job, run: Path, last: int = LAST) -> str:
+        """The same command again ends as the undisturbed run; returns what it printed."""
+        code, output = job.finish()
+        assert code == 0, output
+        self.continued(output)
+        self.ended(run, last)
+        return output
+
     def ended(self, run: Path, last: int = LAST) -> None:
         """The run is done: its last checkpoint and all metrics are those of the undisturbed."""
         assert newest_whole(run) == last

@@ -37,11 +37,9 @@ def test_of_a_checkpoint(start, undisturbed, tmp_path, injected, item, damage):
     fault = f"{what} in the newest checkpoint"
     with injected(fault, undisturbed, may_lose=1) as injection:
         injection.struck(run, newest=LAST)
-        code, output = start(run).finish()
-        assert code == 0 and "falling back" in output and "Traceback" not in output, output
+        output = injection.goes_on(start(run), run)
+        assert "falling back" in output and "Traceback" not in output, output
         assert (run / "damaged" / str(LAST)).is_dir()
-        injection.continued(output)
-        injection.ended(run)
 
 
 def test_of_several_checkpoints(start, undisturbed, tmp_path, injected):
@@ -52,10 +50,8 @@ def test_of_several_checkpoints(start, undisturbed, tmp_path, injected):
     fault = "the three newest checkpoints damaged"
     with injected(fault, undisturbed, may_lose=3) as injection:
         injection.struck(run, newest=LAST)
-        code, output = start(run).finish()
-        assert code == 0 and "restored step 5" in output, output
-        injection.continued(output)
-        injection.ended(run)
+        output = injection.goes_on(start(run), run)
+        assert "restored step 5" in output, output
 
 
 def test_of_digests_and_metrics(start, undisturbed, tmp_path, injected):
@@ -67,10 +63,8 @@ def test_of_digests_and_metrics(start, undisturbed, tmp_path, injected):
         file.write('{"step": 9, "lo')
     with injected("truncated file in the newest checkpoint", undisturbed, may_lose=1) as injection:
         injection.struck(run, newest=LAST)
-        code, output = start(run).finish()
-        assert code == 0 and "Traceback" not in output, output
-        injection.continued(output)
-        injection.ended(run)
+        output = injection.goes_on(start(run), run)
+        assert "Traceback" not in output, output
 
 
 @pytest.fixture
@@ -121,10 +115,7 @@ def test_of_some_frames_is_counted_and_resumes(
     with injected(damage, undisturbed) as injection:
         assert start(tmp_path / "run", *settings, fault="before_step:sigkill:6").finish()[0] == -9
         injection.struck(tmp_path / "run")
-        code, output = start(tmp_path / "run", *settings).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path / "run")
+        injection.goes_on(start(tmp_path / "run", *settings), tmp_path / "run")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -19,10 +19,7 @@ def test_a_disk_that_is_full_at_a_point(start, undisturbed, tmp_path, injected, 
         assert output.splitlines()[-1].startswith("error: could not write a checkpoint"), output
         assert newest_whole(tmp_path) >= 4
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        injection.goes_on(start(tmp_path), tmp_path)
 
 
 def test_files_that_cannot_grow(start, undisturbed, tmp_path, injected):
@@ -35,10 +32,8 @@ def test_files_that_cannot_grow(start, undisturbed, tmp_path, injected):
         assert code == 2 and "Traceback" not in output, output
         assert output.splitlines()[-1].startswith("error: could not write a checkpoint"), output
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0 and "restored step 2" in output, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        output = injection.goes_on(start(tmp_path), tmp_path)
+        assert "restored step 2" in output, output
 
 
 def test_metrics_on_a_disk_that_is_full_for_a_while(start, undisturbed, tmp_path, injected):
@@ -81,10 +76,7 @@ def test_a_file_where_a_folder_is_expected_and_the_other_way_round(
             (run / blocked).unlink()
         else:
             (run / blocked).rmdir()
-        code, output = start(run).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(run)
+        injection.goes_on(start(run), run)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -99,7 +91,4 @@ def test_a_folder_of_others(start, undisturbed, tmp_path, injected):
             assert code == 2 and "Traceback" not in output, output
             assert str(run) in output.splitlines()[-1], output
             injection.struck(run)
-        code, output = start(run).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(run)
+        injection.goes_on(start(run), run)

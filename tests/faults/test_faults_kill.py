@@ -18,10 +18,7 @@ def killed_and_continued(start, run, injection, fault, *settings):
     code, output = start(run, *settings, fault=fault).finish()
     assert code == -signal.SIGKILL, output
     injection.struck(run)
-    code, output = start(run, *settings).finish()
-    assert code == 0, output
-    injection.continued(output)
-    injection.ended(run)
+    injection.goes_on(start(run, *settings), run)
 
 
 @pytest.mark.parametrize("step", [2, 5])
@@ -84,7 +81,4 @@ def test_at_random_moments(start, long_run, tmp_path, injected, seed):
             if code == 0:  # done before it was killed
                 break
             injection.struck(tmp_path)
-        code, output = start(tmp_path, f"total_steps={LONG}").finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path, LONG)
+        injection.goes_on(start(tmp_path, f"total_steps={LONG}"), tmp_path, LONG)

@@ -30,10 +30,7 @@ def test_the_number_of_workers_may_change(start, undisturbed, tmp_path, injected
     with injected("changed number of loader workers", undisturbed) as injection:
         assert start(tmp_path, f"data.workers={2 - now}", "stop_at_step=4").finish()[0] == 0
         injection.struck(tmp_path)
-        code, output = start(tmp_path, f"data.workers={now}").finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        injection.goes_on(start(tmp_path, f"data.workers={now}"), tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +67,7 @@ def test_what_would_change_numbers_is_refused_by_name(
         assert f"{field}=" in refused(start(tmp_path, changed))
         assert contents(tmp_path) == before
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        injection.goes_on(start(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +181,4 @@ def test_two_runs_in_one_folder(start, undisturbed, tmp_path, injected):
         first.send(signal.SIGKILL)
         first.finish()
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path, LAST)
+        injection.goes_on(start(tmp_path), tmp_path, LAST)

@@ -17,10 +17,8 @@ def test_killed_inside_a_save_it_ends_as_undisturbed(start, undisturbed, tmp_pat
         code, output = start(tmp_path, fault="inside_save:sigkill:4").finish()
         assert code == -signal.SIGKILL, output
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0 and "restored step 2" in output, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        output = injection.goes_on(start(tmp_path), tmp_path)
+        assert "restored step 2" in output, output
 
 
 def test_sigterm_while_the_loader_hangs(start, undisturbed, tmp_path, injected):
@@ -33,10 +31,7 @@ def test_sigterm_while_the_loader_hangs(start, undisturbed, tmp_path, injected):
         assert (tmp_path / "STATUS").read_text() == "preempted\n"
         assert newest_whole(tmp_path) == 4
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        injection.goes_on(start(tmp_path), tmp_path)
 
 
 def test_a_flipped_bit_in_a_checkpoint_costs_that_checkpoint(
@@ -49,10 +44,8 @@ def test_a_flipped_bit_in_a_checkpoint_costs_that_checkpoint(
         code, output = start(run, "--strict").finish()
         assert code == 2 and "is damaged" in output and "Traceback" not in output, output
         injection.struck(run, newest=LAST)
-        code, output = start(run).finish()
-        assert code == 0 and "falling back" in output, output
-        injection.continued(output)
-        injection.ended(run)
+        output = injection.goes_on(start(run), run)
+        assert "falling back" in output, output
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_never_saved(

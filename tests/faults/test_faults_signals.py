@@ -23,10 +23,7 @@ def continues(start, tmp_path):
         assert job_code == expected, output
         assert "Traceback" not in output, output
         injection.struck(tmp_path)
-        code, output = start(tmp_path, *settings, **options).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path, last)
+        injection.goes_on(start(tmp_path, *settings, **options), tmp_path, last)
 
     return check
 
@@ -102,10 +99,7 @@ def test_a_second_sigterm_and_then_no_more_time(start, undisturbed_run, tmp_path
         steps = completed_steps(tmp_path / "checkpoints")
         assert steps and not any(damaged_files(tmp_path / "checkpoints" / str(s)) for s in steps)
         injection.struck(tmp_path)
-        code, output = start(tmp_path, long).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path, 40)
+        injection.goes_on(start(tmp_path, long), tmp_path, 40)
 
 
 def test_nothing_is_left_running_after_sigterm(start, tmp_path):

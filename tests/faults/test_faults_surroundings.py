@@ -51,10 +51,7 @@ def test_a_clock_that_is_set(start, undisturbed_run, tmp_path, injected, share):
         injection.struck(run)
         if code == 75:
             assert "took too long" in output, output
-            code, output = start(run, *settings).finish()
-            assert code == 0, output
-            injection.continued(output)
-        injection.ended(run, 40)
+            injection.goes_on(start(run, *settings), run, 40)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < line["clips_per_s"] < 1e6 and 0 <= line["eta_s"] < 3600 for line in lines)
 
@@ -71,10 +68,7 @@ def test_odd_locale_zone_and_hash_seed(start, undisturbed, tmp_path, injected, o
     with injected("locale, time zone, hash seed", undisturbed) as injection:
         assert start(tmp_path, "stop_at_step=4", environment=odd).finish()[0] == 0
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        injection.goes_on(start(tmp_path), tmp_path)
 
 
 def test_out_of_memory_at_a_step(start, undisturbed, tmp_path, injected):
@@ -84,10 +78,7 @@ def test_out_of_memory_at_a_step(start, undisturbed, tmp_path, injected):
         line = output.splitlines()[-1]
         assert line.startswith("error: out of memory") and "accumulation" in line, output
         injection.struck(tmp_path)
-        code, output = start(tmp_path).finish()
-        assert code == 0, output
-        injection.continued(output)
-        injection.ended(tmp_path)
+        injection.goes_on(start(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("gigabytes", [6])
