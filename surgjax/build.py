@@ -141,7 +141,7 @@ class Learner:
     """An objective with its optimizer: everything needed to make and to change a TrainState.
 
     Attributes:
-      graphdef: the objective without its parameters.
+      graphdef, shapes: the objective without its parameters, and theirs.
       fresh: key -> the objective with newly drawn parameters.
       optimizer: AdamW with this model's rules.
       ema_of: path of the sub-tree that is averaged, or None.
@@ -153,6 +153,7 @@ class Learner:
     """
 
     graphdef: nnx.GraphDef
+    shapes: Params
     fresh: Callable[[jax.Array], nnx.Module]
     optimizer: AdamW
     ema_of: str | None
@@ -162,7 +163,10 @@ class Learner:
     is_contrastive: bool
 
     def init(self, key: jax.Array) -> TrainState:
-        params, frozen = partition(split(self.fresh(key))[1], self.optimizer.is_frozen)
+        return self._begin(split(self.fresh(key))[1])
+
+    def _begin(self, params: Params) -> TrainState:
+        params, frozen = partition(params, self.optimizer.is_frozen)
         ema = None
         if (
             self.ema_of is not None
@@ -173,7 +177,7 @@ class Learner:
 
     def abstract(self, mesh: AnyMesh) -> TrainState:
         """Shapes, dtypes and shardings of the state; nothing is allocated."""
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        shapes = jax.eval_shape(self._begin, self.shapes)
         shardings = state_shardings(mesh, shapes)
         described = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
         return jax.tree.map(described, shapes, shardings)
@@ -215,7 +219,7 @@ def make_learner(cfg: ConfigDict, dtype: Any = None) -> Learner:
         make_teacher = lambda key: module.make_teacher(nnx.Rngs(key))  # noqa: E731
     flops = module.flops_per_clip()
     return Learner(
-        *(graphdef, fresh, optimizer, module.ema_of, make_teacher, flops),
+        *(graphdef, shapes, fresh, optimizer, module.ema_of, make_teacher, flops),
         *(module.batch_extras, is_contrastive),
     )
 
@@ -319,7 +323,7 @@ def make_step(
     abstract: TrainState,
     teacher: nnx.Module | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step, (state, batch, stop, teacher params) -> (state, scalars); donates state.
+    """The step to compile, (state, batch, stop, teacher params) -> (state, scalars); donates state.
 
     `stop` (devices,) int32 carries each process's wish to stop; the scalar "stop" is their maximum,
     so all processes agree without a collective of its own. A process that has no batch adds VOID to
@@ -381,6 +385,24 @@ def make_step(
         out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
+
+
+def compile_step(
+    learner: Learner, cfg: ConfigDict, mesh: Mesh, abstract: TrainState, teacher: Teacher | None
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`make_step`, compiled for these shapes alone: a batch of others is a TypeError."""
+    step = make_step(learner, cfg, mesh, abstract, teacher.module if teacher else None)
+    batch = batch_shapes(cfg, learner, cfg.batch_size)
+    stop = jax.ShapeDtypeStruct((mesh.devices.size,), np.int32)
+    return step.lower(abstract, batch, stop, teacher.params if teacher else None).compile()
+
+
+def batch_shapes(cfg: ConfigDict, learner: Learner, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a batch of so many clips, as they are on devices."""
+    video = (clips, cfg.data.frames, cfg.data.size, cfg.data.size, 3)
+    described = {"video": (video, np.uint8), "index": ((clips,), np.uint32)}
+    described |= {name: ((clips, *row), kind) for name, (row, kind) in learner.batch_extras.items()}
+    return {name: jax.ShapeDtypeStruct(*about) for name, about in described.items()}
 
 
 def describe(

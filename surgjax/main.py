@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from surgjax.errors import UserError, nearest, run
 from surgjax.files import is_remote, to_path
+from surgjax.starting import collect_again, collect_nothing
 
 log = logging.getLogger("surgjax")
 
@@ -53,6 +54,7 @@ def _work(flags: argparse.Namespace) -> None:
     if flags.mode == "evaluate":
         from surgjax.evaluate import evaluate
 
+        collect_again()
         evaluate(workdir, flags.config)
     else:
         from surgjax.train import train
@@ -235,4 +237,5 @@ def _use_huge_pages() -> None:
 
 if __name__ == "__main__":
     _use_huge_pages()
+    collect_nothing()
     run(main)

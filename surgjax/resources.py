@@ -13,13 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from surgjax import config
-from surgjax.build import Learner, make_learner, make_step
+from surgjax.build import Learner, batch_shapes, make_learner, make_step
 from surgjax.complete import complete
 from surgjax.data import loader
 from surgjax.errors import UserError
@@ -211,14 +210,6 @@ def plan(cfg: ConfigDict, devices: int) -> Plan:
         gathered=gathered,
         reduced=reduced,
     )
-
-
-def batch_shapes(cfg: ConfigDict, learner: Learner, clips: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The arrays of a batch of so many clips, as they are on devices."""
-    video = (clips, cfg.data.frames, cfg.data.size, cfg.data.size, 3)
-    described = {"video": (video, np.uint8), "index": ((clips,), np.uint32)}
-    described |= {name: ((clips, *row), kind) for name, (row, kind) in learner.batch_extras.items()}
-    return {name: jax.ShapeDtypeStruct(*about) for name, about in described.items()}
 
 
 def step_cost(

@@ -25,6 +25,7 @@ from surgjax.preemption import StopSignal, Waited
 from surgjax.progress import Meter, line
 from surgjax.resources import out_of_memory
 from surgjax.sharding import host_rows, make_mesh, put_batch
+from surgjax.starting import Ahead, collect_again
 from surgjax.state import TrainState, flatten, unflatten
 from surgjax.stop_flags import StopFlags, read_flags
 from surgjax.testing import fault
@@ -109,6 +110,10 @@ def _train(
     )
     closing.callback(checkpoints.close)
     run.claim(config.to_dict(cfg), is_continued=bool(checkpoints.steps()))
+    last = min(cfg.total_steps, cfg.stop_at_step or cfg.total_steps)
+    compiled = Ahead(lambda: build.compile_step(learner, cfg, mesh, abstract, teacher))
+    if checkpoints.steps()[-1:] != [last]:
+        compiled.start()
     start = checkpoints.newest_whole(strict)
     watchdog.beat()
     if start is None:
@@ -128,15 +133,12 @@ def _train(
         data.words.keep(run)
     taught_by = teacher.provenance if teacher else None
     meta = build.describe(cfg, data, provenance, taught_by, learner.ema_of)
-    last = min(cfg.total_steps, cfg.stop_at_step or cfg.total_steps)
     metrics = None
     if run.writes:
         metrics = Metrics(workdir, start, cfg.log.wandb, config.to_dict(cfg))
         closing.callback(metrics.close)
     meter = Meter(cfg.batch_size, learner.flops_per_clip, start, last)
     closing.callback(meter.close)
-    step_fn = build.make_step(learner, cfg, mesh, abstract, teacher.module if teacher else None)
-    teacher_params = teacher.params if teacher else None
 
     def moved(step: int) -> None:
         watchdog.beat()
@@ -172,6 +174,7 @@ def _train(
     moved(start)
 
     if start and (due := evaluators.due(start, last)):  # at a start from what was already saved
+        collect_again()
         evaluate_now(due - metrics.evaluated if metrics is not None else due, start)
     batches = train_batches(
         data.plan,
@@ -193,24 +196,27 @@ def _train(
             with signal.waiting():
                 fault("data", step)
                 batch, stats = next(batches)
+                if step == start + 1:
+                    goodput.enter("compile")
+                    fault("compile", step)
+                step_fn = compiled.result()
         except (Waited, LoaderLost) as error:  # the step is made void, on all processes
             batch, has_batch = batches.blank(), False
             if isinstance(error, LoaderLost):
                 log.error("%s; saved to be started again", error)
                 signal.code = signal.code or REQUEUE
             if step == start + 1 and jax.process_count() == 1:
-                raise stopped(start, signal.code) from None  # before compiling what changes nothing
-        goodput.enter("steps" if step > start + 1 else "compile")
+                raise stopped(start, signal.code) from None  # nothing has changed
+            step_fn = compiled.result()
+        collect_again()
+        goodput.enter("steps")
         fault("before_step", step)
-        if step == start + 1:
-            fault("compile", step)
         state, scalars = step_fn(
             state,
             put_batch(mesh, batch, cfg.batch_size),
             stop_flags.put(has_batch),
-            teacher_params,
+            teacher.params if teacher else None,
         )
-        goodput.enter("steps")
         if has_batch:
             meter.add(stats)
         # All processes read the same flags: this step's where its numbers are needed, else those of

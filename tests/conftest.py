@@ -22,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import fcntl  # noqa: E402 - after the environment that jax reads
+import gc  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -35,6 +36,7 @@ LONG_FILES = {"test_launch_multihost.py", "test_readme.py", "test_embed.py"}
 
 
 def pytest_configure():
+    gc.set_threshold(50_000, 20, 100)  # looking for garbage while tracing is a sixth of these tests
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # the cache of the process that started this one
     # Trusted code lives in this cache: private, shared with subprocesses, gone after the tests.

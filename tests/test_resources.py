@@ -84,7 +84,7 @@ def test_what_is_said_to_be_exact_is(name):
         assert ("frozen" in found.held, "average" in found.held) == (name == "clip", name == "jepa")
         saved = jax.tree.leaves((state.params, state.opt_state, state.ema))
         assert found.checkpoint == sum(x.nbytes for x in saved)
-        rows = resources.batch_shapes(cfg, learner, 16)
+        rows = build.batch_shapes(cfg, learner, 16)
         rows = {part: np.zeros(x.shape, x.dtype) for part, x in rows.items()}
         rows["index"] = rows["index"].astype(np.int64)
         assert found.batch == on_one_device(put_batch(mesh, rows, 16))
@@ -100,8 +100,8 @@ def test_what_is_said_to_be_exact_is(name):
 def test_estimates_are_near_what_xla_allots_and_sends(name, changes, loops):
     cfg, _ = resources.whole(small(name, **changes))
     learner, mesh = build.make_learner(cfg), make_mesh()
-    found = resources.step_cost(cfg, learner, resources.batch_shapes(cfg, learner, 64))
-    state, batch = learner.abstract(mesh), resources.batch_shapes(cfg, learner, 512)
+    found = resources.step_cost(cfg, learner, build.batch_shapes(cfg, learner, 64))
+    state, batch = learner.abstract(mesh), build.batch_shapes(cfg, learner, 512)
     stop = jax.ShapeDtypeStruct((8,), jnp.int32)
     step = build.make_step(learner, cfg, mesh, state).lower(state, batch, stop, None).compile()
     # Of a program that is compiled quickly; of ViT-B, compiled as users do, 0.9 to 1.1.

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer, ones, xavier_uniform, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -19,11 +20,11 @@ from jaxtyping import Array, Bool, Float
 from surgjax.errors import UserError, nearest
 from surgjax.models.attention import attention
 
-# What the backward pass recomputes: nothing; all of a block; all but results of matrix products.
+# What the backward pass recomputes: nothing; all of a block; all but the results of linear maps.
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names("linear"),
 }
 
 # Public weights belong to one of them each: exact for VideoMAE, V-JEPA, DINO and BERT, tanh for
@@ -70,6 +71,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
         y = _product(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        y = checkpoint_name(y, "linear")  # policies do not see into _product
         return y + self.bias[...].astype(self.dtype) if self.has_bias else y
 
 

@@ -6,6 +6,7 @@ from flax import nnx
 
 from surgjax.errors import UserError
 from surgjax.models.layers import Attention, Block, LayerNorm, Linear, Mlp, run_stack, stack
+from surgjax.traced import cost
 
 WIDTH, HEADS, DEPTH = 16, 2, 3
 
@@ -111,6 +112,21 @@ def test_recomputation_and_unrolling_change_no_gradient(blocks, x, options):
         jax.tree.leaves(grads(**options)), jax.tree.leaves(grads()), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_backward_pass_recomputes(blocks, x):
+    graphdef, state = nnx.split(blocks)
+
+    def flops(remat: str) -> float:
+        loss = lambda state: run_stack(nnx.merge(graphdef, state), x, remat=remat).sum()  # noqa: E731
+        return cost(jax.make_jaxpr(jax.grad(loss))(state)).flops
+
+    batch, tokens, width = x.shape
+    depth = len(jax.tree.leaves(state)[0])
+    attention = 4 * batch * tokens**2 * width * depth  # its two products, forward
+    linear = 24 * batch * tokens * width**2 * depth
+    assert flops("dots") - flops("none") == pytest.approx(attention, rel=0.1)  # and its row sums
+    assert flops("full") > flops("dots") + linear / 2
 
 
 def test_an_unknown_remat_policy_is_the_users_error(blocks, x):
