@@ -23,7 +23,7 @@ from typing import Any
 from data_prep import limits
 from data_prep.limits import DECODING, Limits
 from data_prep.media import Unreadable, too_large
-from data_prep.sources import Video
+from data_prep.sources import Video, cached_by_file
 from data_prep.video import Header, probe
 from surgjax.errors import UserError
 
@@ -111,6 +111,17 @@ def headers(
             for number, *_ in left[:THREADS]:
                 found[number] = _alone(videos[number], within)
     return [found[i] for i in range(len(videos))]
+
+
+def header_of(video: Video) -> Header:
+    """Of one recording, remembered until its file changes. Raises Unreadable."""
+    path, *options = probed(video)
+    return _header(path, *options)
+
+
+@cached_by_file
+def _header(path: Path, *options: Any) -> Header:
+    return result(probe, path, *options, within=HEADER)
 
 
 def serve(number: int) -> None:

@@ -32,7 +32,8 @@ import pytest  # noqa: E402
 
 TESTS = Path(__file__).resolve().parent
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the project, and runs.py
-LONG_FILES = {"test_launch_multihost.py", "test_readme.py", "test_embed.py"}
+LONG_FILES = {"test_launch_multihost.py", "test_readme.py", "test_embed.py", "test_suite.py"}
+LONG_FILES |= {"test_train.py", "test_resources.py", "test_faults_quick.py", "test_sources.py"}
 
 
 def pytest_configure():

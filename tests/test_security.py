@@ -130,6 +130,12 @@ def test_no_program_calls_what_strange_files_could_misuse():
     assert len(PROGRAMS) > 200 and found == []
 
 
+def test_no_adapter_opens_a_recording_in_the_process_that_reads_its_labels():
+    adapters = sorted((ROOT / "data_prep" / "sources").glob("*.py"))
+    opened = [a.name for a in adapters if re.search(r"\bprobe\(|kept_frames|\bav\b", a.read_text())]
+    assert len(adapters) > 30 and opened == []
+
+
 def test_no_script_of_launch_evaluates_text_or_pipes_the_network_into_a_shell():
     scripts = [p for p in (ROOT / "launch").rglob("*") if p.suffix in (".sh", ".sbatch")]
     odd = [

@@ -13,8 +13,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from data_prep import label_files, recordings
+from data_prep.guarded import header_of
 from data_prep.sources import About, Found, LabelTable, Times, Video, cached_by_file, number
-from data_prep.video import probe
 from surgjax.errors import UserError
 
 COLUMNS = ("video_id", "start_seconds", "end_seconds", "label")
@@ -67,7 +67,7 @@ def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
 
 def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     """Raises UserError for a span that begins after the end of the video."""
-    length = 1000 * probe(video.path).seconds
+    length = 1000 * header_of(video).seconds
     late = [start for start, _, _ in _spans(root, video) if start > length + 1000]
     if late:
         raise UserError(

@@ -18,9 +18,9 @@ change instruments (idle), and frames there have no label.
 from pathlib import Path
 
 from data_prep import label_files, recordings
+from data_prep.guarded import header_of
 from data_prep.media import Unreadable
 from data_prep.sources import About, Found, LabelTable, Times, Video, cached_by_file, number
-from data_prep.video import probe
 from surgjax.errors import UserError
 
 COLUMNS = ("comment", "sec", "endSec")
@@ -93,7 +93,7 @@ def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     if path is None:
         return []
     try:
-        seconds = probe(video.path).seconds
+        seconds = header_of(video).seconds
     except Unreadable:  # is reported where the video is read
         return []
     for line, (_, end, _) in enumerate(_spans_of(root, video), 2):

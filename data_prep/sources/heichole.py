@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep import label_files, recordings
+from data_prep.guarded import header_of
 from data_prep.label_files import Rows
 from data_prep.sources import About, Found, LabelTable, Times, Video, cholec80
-from data_prep.video import probe
 from surgjax.errors import UserError
 
 PLACES = ("Videos/Full/Hei-Chole*.*", "Videos/Hei-Chole*.*", "Hei-Chole*.*")
@@ -84,7 +84,7 @@ def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
 def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     if (path := _file(root, "skill", video.video_id)).exists():
         _skill(path)
-    fps = probe(video.path).fps
+    fps = header_of(video).fps
     return label_files.check_lengths(_tables(root, video.video_id), root, frames, fps)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import label_files, manifest, recordings
+from data_prep.guarded import header_of
 from data_prep.sources import About, Found, LabelTable, Times, Video, cached_by_file
-from data_prep.video import probe
 from surgjax.errors import UserError
 
 PLACES = ("BernBypass70/videos/BBP*.*", "StrasBypass70/videos/SBP*.*")
@@ -90,7 +90,7 @@ def labels(root: Path, video: Video, times: Times) -> dict[str, LabelTable]:
 
 def check_labels(root: Path, video: Video, frames: float) -> list[str]:
     path = _file(root, video.video_id)
-    length = 1000 * probe(video.path).seconds
+    length = 1000 * header_of(video).seconds
     for task, spans in (_spans(path) if path.exists() else {}).items():
         for start, end, _ in spans:
             if end > length + 1000:
