@@ -1,8 +1,6 @@
 """From a checked config to the parts of a run: data, objective, optimizer, sharded state, step."""
 
-import importlib.metadata
 import logging
-import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -403,49 +401,6 @@ def batch_shapes(cfg: ConfigDict, learner: Learner, clips: int) -> dict[str, jax
     described = {"video": (video, np.uint8), "index": ((clips,), np.uint32)}
     described |= {name: ((clips, *row), kind) for name, (row, kind) in learner.batch_extras.items()}
     return {name: jax.ShapeDtypeStruct(*about) for name, about in described.items()}
-
-
-def describe(
-    cfg: ConfigDict,
-    data: Data,
-    init_from: dict[str, Any] | None,
-    teacher: dict[str, Any] | None = None,
-    ema_of: str | None = None,
-) -> dict[str, Any]:
-    """What every checkpoint says about itself: config, versions, data, licences, cases used.
-
-    What the starting weights and the teacher have seen, the run has seen: `init_from` and `teacher`
-    are their provenance. `ema_of` is the path that the checkpoint's item `ema` is the average of.
-    """
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    licences: dict[str, str] = {}
-    for store in data.stores:
-        licences |= store.meta["licences"]
-    cases = data.leakage["names"]
-    datasets = sorted({case.split("/")[0] for case in data.leakage["cases"]})
-    before = [about for about in (init_from, teacher) if about]
-    known = all(about["used_cases"] is not None for about in before)
-    seen = [name for about in before for name in about["pretrained_on"]]
-    return {
-        "config": to_dict(cfg),
-        "versions": {"python": platform.python_version(), **versions},
-        "stores": [_about_store(store) for store in data.stores],
-        "clips": data.clips,
-        "licences": licences,
-        "used_cases": sorted({*cases, *(c for a in before for c in a["used_cases"])})
-        if known
-        else None,
-        "pretrained_on": list(dict.fromkeys([*seen, *(f"{name} (train)" for name in datasets)])),
-        "init_from": init_from,
-        "teacher": teacher,
-        "ema_of": ema_of,
-    }
-
-
-def _about_store(store: Store) -> dict[str, Any]:
-    fps = float(np.median(store.videos["stored_fps"]))
-    return {"name": store.name, "sha256": sha256(store.path / "store.json"), "fps": fps}
 
 
 def read_config(run: Path) -> ConfigDict:

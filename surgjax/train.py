@@ -8,13 +8,12 @@ exactly the state.
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from surgjax import build, config, evaluate, testing
+from surgjax import build, config, evaluate, provenance, testing
 from surgjax.checkpoint import Checkpoints, read_frozen, write_frozen
 from surgjax.complete import complete
 from surgjax.data import leakage
@@ -118,13 +117,13 @@ def _train(
     watchdog.beat()
     if start is None:
         start = 0
-        state, provenance = build.init_state(learner, cfg, abstract)
+        state, origin = build.init_state(learner, cfg, abstract)
         write_frozen(workdir, state.frozen)
     else:
         state, meta = checkpoints.restore(start, abstract)
-        _refuse_other_files(meta, teacher, data)
+        provenance.refuse_other_files(meta, cfg, data, teacher)
         state = _with_frozen(state, abstract, workdir)
-        provenance = meta["init_from"]
+        origin = meta["init_from"]
         log.info("restored step %d of %s", start, workdir)
         if data.words is not None:
             data.words.refuse_others(workdir)
@@ -132,7 +131,7 @@ def _train(
     if data.words is not None:
         data.words.keep(run)
     taught_by = teacher.provenance if teacher else None
-    meta = build.describe(cfg, data, provenance, taught_by, learner.ema_of)
+    meta = provenance.describe(cfg, data, origin, taught_by, learner.ema_of)
     metrics = None
     if run.writes:
         metrics = Metrics(workdir, start, cfg.log.wandb, config.to_dict(cfg))
@@ -271,23 +270,6 @@ def _refuse_more_skipped(scalars: dict[str, jax.Array], checkpoints: Checkpoints
 
 def _failure(error: BaseException) -> str:
     return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _refuse_other_files(
-    meta: dict[str, Any], teacher: build.Teacher | None, data: build.Data
-) -> None:
-    if meta.get("clips") != data.clips:
-        raise UserError(
-            "data.clips is not the list that the run was started with: the file has changed; put "
-            "it back or use a new --workdir"
-        )
-    now = (teacher.provenance if teacher else None) or {}
-    before = meta.get("teacher") or {}
-    if before.get("sha256") != now.get("sha256"):
-        raise UserError(
-            f"objective.teacher.weights are not those the run was started with "
-            f"({before.get('source')}): the file has changed; put it back or use a new --workdir"
-        )
 
 
 def _with_frozen(state: TrainState, abstract: TrainState, run: Path) -> TrainState:

@@ -126,6 +126,25 @@ def test_a_finished_run_has_nothing_left_to_do(store, straight):
     assert (straight / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.parametrize("part", ["shards", "videos.parquet", "labels/phase.parquet"])
+def test_a_store_prepared_anew_is_not_taken_for_the_same(store, straight, tmp_path, part):
+    copy, run = tmp_path / "store", tmp_path / "run"
+    shutil.copytree(store, copy)
+    train(tiny(copy, stop_at_step=2), run)
+    meta = json.loads((copy / "store.json").read_text())
+    if part == "shards":
+        meta["shards"][1]["sha256"] = "0" * 64
+    else:
+        meta["tables"][part] = "0" * 64
+    (copy / "store.json").write_text(json.dumps(meta))
+    if part.startswith("labels"):  # corrected meanwhile, and not read here
+        train(tiny(copy), run)
+        assert same(run, straight)
+    else:
+        with pytest.raises(UserError, match=f"not as the run was started with: {part} changed"):
+            train(tiny(copy), run)
+
+
 def close(a, b, tolerance=1e-5):
     pairs = zip(everything(a), everything(b), strict=True)
     return all(np.allclose(x, y, rtol=0, atol=tolerance) for x, y in pairs)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from runs import tiny
 
-from surgjax import build
+from surgjax import build, provenance
 from surgjax.data.clip_list import read_clip_list
 from surgjax.data.loader import train_batches
 from surgjax.data.plan import ClipShape, CuratedPlan
@@ -312,7 +312,7 @@ def test_a_config_takes_a_list(stores, tmp_path, caplog):
     drawn = np.concatenate([data.plan.rows(step) for step in range(22)])  # 16 epochs of 11
     found = np.bincount([span_of(row, rows, "a") for row in drawn], minlength=6)
     assert found.tolist() == [16, 48, 32, 0, 80, 0]
-    meta = build.describe(cfg, data, None)
+    meta = provenance.describe(cfg, data, None)
     assert meta["used_cases"] == ["made/video00", "made/video02"]
     assert len(meta["clips"]) == 64 and json.dumps(meta)
 
@@ -323,4 +323,4 @@ def test_a_config_takes_a_list(stores, tmp_path, caplog):
     assert build.open_data(kept).leakage["cases"] == ["made/video01"]
     one = tiny(stores["a"].path, data__clips=str(listed(tmp_path / "x", SOME[:1])))
     assert build.open_data(one).leakage["cases"] == ["made/video00"]
-    assert build.describe(cfg, build.open_data(tiny(stores["a"].path)), None)["clips"] is None
+    assert provenance.describe(cfg, build.open_data(tiny(stores["a"].path)), None)["clips"] is None
