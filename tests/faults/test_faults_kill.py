@@ -60,7 +60,7 @@ def long_run(undisturbed_run):
     return run, ((run / "STATUS").stat().st_mtime - began) / EVERY
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(7))
 def test_at_random_moments(start, long_run, tmp_path, injected, seed):
     """Five times a run; from the start of the program in one of three, else between two saves."""
     undisturbed, seconds = long_run
