@@ -20,7 +20,7 @@ from typing import NoReturn
 
 DAMAGE, USER, REQUEUE, INTERRUPTED = 1, 2, 75, 130
 MOST = 2000  # characters of an error
-LEAVE_S = 5.0  # that threads of a process which was asked to stop may take to end
+LEAVE_S = 5.0  # that threads of a process which was stopped or failed may take to end
 
 
 class UserError(Exception):
@@ -85,12 +85,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             raise
         print(f"error: {line_of(error)}", file=sys.stderr)
         code = USER
+        _leave_within(LEAVE_S, code)  # a compilation under way must not hold who has failed
     except Stopped as stop:
         print(str(stop), file=sys.stderr)
         code = stop.code
         # SLURM ends a job's other processes as soon as one has left, and takes their code then.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _leave_within(LEAVE_S, code)  # a reader that hangs must not hold what is saved and closed
+        _leave_within(LEAVE_S, code)  # nor a reader that hangs, what is saved and closed
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         code = INTERRUPTED

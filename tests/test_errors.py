@@ -7,7 +7,17 @@ import sys
 import pytest
 
 from surgjax import multihost
-from surgjax.errors import INTERRUPTED, MOST, REQUEUE, Stopped, UserError, line_of, nearest, run
+from surgjax.errors import (
+    INTERRUPTED,
+    MOST,
+    REQUEUE,
+    USER,
+    Stopped,
+    UserError,
+    line_of,
+    nearest,
+    run,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,18 +43,21 @@ def test_every_way_out_has_its_code_and_no_traceback(error, code, capsys, monkey
     assert printed.count("\n") == 1 and "Traceback" not in printed
 
 
-def test_a_reader_that_hangs_does_not_hold_who_was_stopped():
-    program = """
+@pytest.mark.parametrize(
+    ("error", "code"), [("Stopped('saved', errors.REQUEUE)", REQUEUE), ("UserError('no')", USER)]
+)
+def test_a_thread_that_hangs_does_not_hold_who_was_stopped_or_failed(error, code):
+    program = f"""
 import threading, time
 from surgjax import errors
 def main():
     threading.Thread(target=time.sleep, args=(3600,)).start()
-    raise errors.Stopped("saved", errors.REQUEUE)
+    raise errors.{error}
 errors.LEAVE_S = 0.2
 errors.run(main)
 """
     ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
-    assert ended.returncode == REQUEUE
+    assert ended.returncode == code
 
 
 def test_a_signal_after_the_stop_does_not_change_the_code():
