@@ -95,7 +95,7 @@ def headers(
     """Header of each recording, or why there is none.
 
     Args:
-      seconds: those that are not begun by then are None; None reads all.
+      seconds: those that are not begun by then are None, but for the first; None reads all.
     """
     found: dict[int, Header | Unreadable | None] = {}
     end = None if seconds is None else time.monotonic() + seconds
@@ -162,7 +162,7 @@ def _headers(
     def one(task: tuple) -> tuple[int, Header | Unreadable | None]:
         begin.wait()
         number, *arguments = task
-        if time.monotonic() > end:
+        if time.monotonic() > end and task is not tasks[0]:
             return number, None
         try:
             return number, probe(*arguments)

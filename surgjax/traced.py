@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 # Calls whose inside is looked at as if it stood in their place, and where their program is.
 CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "remat", "checkpoint")
-CALLS += ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+CALLS += ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "eval_jaxpr")
 LOOPS = ("scan", "while", "cond")
 # Their operands have to be arrays in memory, and their results are.
 KERNELS = ("dot_general", "conv_general_dilated", "sort", "top_k", "cumsum", "cumlogsumexp")
