@@ -6,7 +6,8 @@
 
 Orbax does not checksum payloads, so a step without DIGESTS.json is not trusted. Restoring verifies,
 and falls back to the newest step that is whole. Any mesh restores what any other has saved. The
-only file that imports Orbax; `python -m surgjax.checkpoint ls|verify|prune RUN` looks after them.
+only file that imports Orbax, where it is needed: at a start the step is being compiled meanwhile.
+`python -m surgjax.checkpoint ls|verify|prune RUN` looks after them.
 """
 
 if __name__ == "__main__":  # before jax is imported, for seconds, which the verbs do not need
@@ -25,7 +26,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from surgjax import migrations
 from surgjax.digests import (
@@ -66,7 +66,7 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 2, keep_every: int = 0):
         _refuse_s3(folder)
         self.folder, self.keep, self.keep_every = absolute(folder), keep, keep_every
-        self._manager: ocp.CheckpointManager | None = None
+        self._manager: Any = None  # Orbax's CheckpointManager
         self._saving: int | None = None
         self._digesting: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -103,6 +103,8 @@ class Checkpoints:
         What an older surgjax wrote is read as numpy arrays, brought to today's format and placed.
         Raises UserError when the files belong to another model or a newer surgjax.
         """
+        import orbax.checkpoint as ocp
+
         folder = self.folder / str(step)
         meta = read_meta(folder)
         wanted = {"params": abstract.params, "opt_state": abstract.opt_state}
@@ -124,6 +126,8 @@ class Checkpoints:
 
     def save(self, state: TrainState, step: int, meta: dict[str, Any]) -> None:
         """Start saving; returns as soon as the arrays are copied. Finishes the save before it."""
+        import orbax.checkpoint as ocp
+
         self.wait()
         arguments = {
             "params": ocp.args.StandardSave(state.params),
@@ -180,8 +184,10 @@ class Checkpoints:
                 with _disk_errors(self.folder):
                     manager.close()
 
-    def _open(self) -> ocp.CheckpointManager:
+    def _open(self) -> Any:
         if self._manager is None:
+            import orbax.checkpoint as ocp
+
             self.folder.mkdir(parents=True, exist_ok=True)
             options = ocp.CheckpointManagerOptions(max_to_keep=None, create=False)
             self._manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
@@ -280,6 +286,8 @@ def write_frozen(run: Path, frozen: Params) -> None:
     """Frozen leaves, written once a run in the layout of a checkpoint item; by all processes."""
     if not frozen:
         return
+    import orbax.checkpoint as ocp
+
     folder = absolute(run) / "frozen"
     saver = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     saver.save(folder, args=ocp.args.PyTreeSave(frozen), force=True)
@@ -352,6 +360,8 @@ def _written_meta(folder: Path) -> dict[str, Any]:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     """{path: something with a shape} of what was saved as one item."""
+    import orbax.checkpoint as ocp
+
     _refuse_s3(folder)
     saved = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).metadata(folder)
     return flatten(saved.item_metadata.tree)
@@ -362,6 +372,8 @@ def _read(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, np.ndarra
     tree = unflatten({p: leaf for p, leaf in _metadata(folder).items() if is_wanted(p)})
     if not tree:
         return {}
+    import orbax.checkpoint as ocp
+
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     arguments = ocp.args.PyTreeRestore(item=tree, restore_args=as_numpy, partial_restore=True)
     handler = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())

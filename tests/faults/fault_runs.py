@@ -244,8 +244,9 @@ def _environment(run: Path, fault: str, devices: int) -> dict[str, str]:
     more["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # what takes long is compiled once
     if fault:
         more["SURGJAX_FAULT"] = fault
+    more["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles sooner
     if devices > 1:
-        more["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+        more["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
         more["NPROC"] = str(2 * devices)  # fewer threads than devices can wait for ever
     return users_environment(**more)
 

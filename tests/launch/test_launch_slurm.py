@@ -12,8 +12,11 @@ PYTHON = """
 import os, signal, sys, time
 rank = int(os.environ["SLURM_PROCID"])
 print(rank, os.environ["SLURM_NTASKS"], os.environ["OMP_NUM_THREADS"], *sys.argv[1:], flush=True)
+def leave(number, _):
+    signal.signal(number, signal.SIG_IGN)  # as surgjax does: srun passes on what was sent to all
+    sys.exit(75)
 if os.environ.get("STUB_WAITS"):
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    signal.signal(signal.SIGTERM, leave)
     open(f"{os.environ['STUB_WAITS']}{rank}", "w").close()
     time.sleep(60)
 sys.exit(int(os.environ.get("STUB_CODES", "0,0").split(",")[rank]))
